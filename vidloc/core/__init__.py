@@ -1,0 +1,1 @@
+"""Time, records, options and the registry: NumPy and pydantic only, imported by everything."""

@@ -1,0 +1,101 @@
+"""What a corpus provides: its annotations as records, its videos' places, and the streams its benchmarks expect.
+
+One file per corpus; it ends with `DATASET = MyCorpus`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+from vidloc.core.options import Options
+from vidloc.core.records import Narration, Segment
+from vidloc.errors import UnknownNameError, did_you_mean
+
+
+@dataclass(frozen=True)
+class Annotations:
+    """Everything read from a corpus's annotation files.
+
+    Attributes:
+        dataset: the corpus and its edition (`epic55`).
+        classes: class names by task; the index in the tuple is the class id.
+        splits: segments by split, in file order; the names are the corpus's own (`train`, `validation`, ...).
+        narrations: sentences by item, for text streams; may be empty.
+        items: every item id the annotations mention, sorted.
+        durations_s: duration by item, where the corpus states it.
+        sha256: sha256 by annotation file name, for run.json.
+        groups: named sets that the corpus's metrics need, such as `tail_verb` or `many_shot_noun`.
+        protocol: which official metrics apply: `epic55`, `epic100`, `segments`; empty for none.
+        notes: what a user should know before trusting numbers (defects found, rows left out), one sentence each.
+    """
+
+    dataset: str
+    classes: Mapping[str, tuple[str, ...]]
+    splits: Mapping[str, tuple[Segment, ...]]
+    items: tuple[str, ...]
+    sha256: Mapping[str, str]
+    narrations: Mapping[str, tuple[Narration, ...]] = field(default_factory=dict)
+    durations_s: Mapping[str, float] = field(default_factory=dict)
+    groups: Mapping[str, frozenset[Any]] = field(default_factory=dict)
+    protocol: str = ""
+    notes: tuple[str, ...] = ()
+
+    def split(self, name: str) -> tuple[Segment, ...]:
+        """Segments of a split.
+
+        Raises:
+            UnknownNameError: no such split; the known ones are listed.
+        """
+        if name not in self.splits:
+            raise UnknownNameError(f"{self.dataset} has no split {name!r}. {did_you_mean(name, self.splits)}")
+        return self.splits[name]
+
+
+@dataclass(frozen=True)
+class Media:
+    """Videos of a corpus found below a folder.
+
+    Attributes:
+        paths: file by item id.
+        missing: items the annotations name for which no file was found, sorted.
+    """
+
+    paths: Mapping[str, Path]
+    missing: tuple[str, ...]
+
+
+class Dataset(ABC):
+    """Reader of one corpus.
+
+    Class attributes:
+        Options: what can be chosen (a split protocol, an annotator), flags of every command with `--dataset`.
+        recipe: stream preferred for each role of a head, in order, as encoder names:
+            `{"verb": ("slowfast_r50", "i3d_r50"), "objects": ("fasterrcnn",)}`.
+        train_split, eval_split: splits used unless asked otherwise.
+    """
+
+    Options: ClassVar[type[Options]] = Options
+    recipe: ClassVar[Mapping[str, Sequence[str]]] = {}
+    train_split: ClassVar[str] = "train"
+    eval_split: ClassVar[str] = "validation"
+
+    def __init__(self, options: Options, *, name: str) -> None:
+        """`name` is the registered name it was asked for by (`epic`, `epic55`, `epic100`)."""
+        self.options = options
+        self.name = name
+
+    @abstractmethod
+    def read(self, annotations: Path | None) -> Annotations:
+        """Parse the annotation files.
+
+        Raises:
+            AnnotationError: a file is missing or malformed: file, line, what was found, what was expected.
+        """
+
+    @abstractmethod
+    def find_media(self, root: Path, annotations: Annotations | None) -> Media:
+        """Videos below `root` in the corpus's official layout; without annotations, all videos there."""

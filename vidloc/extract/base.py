@@ -1,0 +1,170 @@
+"""What an encoder is: it turns decoded samples into rows, and knows neither stores nor files.
+
+An encoder says once what it wants to be fed (`input`); the pipeline decodes each track a single time and hands every
+encoder its samples. A file of one encoder ends with `ENCODER = MyEncoder`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import Field, JsonValue
+
+from vidloc.core.options import Options
+from vidloc.core.records import Kind, Source
+from vidloc.core.rows import FieldSpec, Rows
+
+
+@dataclass(frozen=True)
+class FrameSize:
+    """How a decoded frame becomes the picture a network sees; frames of one size are resized once for all encoders.
+
+    Attributes:
+        short_side_px: length the shorter side is resized to (the longer follows, truncated); `None` keeps the size.
+        crop_px: side of the square cut from the centre; `None` keeps the whole frame.
+        antialias: Pillow-like filtering when shrinking; off for torchvision and pytorchvideo networks.
+    """
+
+    short_side_px: int | None = None
+    crop_px: int | None = None
+    antialias: bool = False
+
+
+@dataclass(frozen=True)
+class ClipInput:
+    """A window of `num_frames` frames: `Sample.data` is uint8 `(num_frames, height, width, 3)`, RGB."""
+
+    num_frames: int
+    window_s: Fraction
+    size: FrameSize
+
+
+@dataclass(frozen=True)
+class FrameInput:
+    """One frame at the row's centre: `Sample.data` is uint8 `(height, width, 3)`, RGB."""
+
+    size: FrameSize = FrameSize()
+
+
+@dataclass(frozen=True)
+class AudioInput:
+    """`num_samples` mono samples around the row's centre: `Sample.data` is float32 `(num_samples,)`, zeros outside the track."""
+
+    num_samples: int
+    sample_rate_hz: int
+
+
+@dataclass(frozen=True)
+class TextInput:
+    """One sentence: `Sample.data` is a `str`. Rows follow the dataset's annotations, not the grid."""
+
+
+EncoderInput = ClipInput | FrameInput | AudioInput | TextInput
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """What one row is made from.
+
+    Attributes:
+        span: window of the row, seconds.
+        data: see the input that was asked for.
+        pts_s: presentation times of the frames used, seconds; empty for sound and text.
+        image_size: decoded width and height after display rotation; `None` for sound and text.
+        key: annotation id, for text.
+    """
+
+    span: tuple[Fraction, Fraction]
+    data: Any
+    pts_s: NDArray[np.float64]
+    image_size: tuple[int, int] | None = None
+    key: str | None = None
+
+
+class EncoderOptions(Options):
+    """Options that every encoder has."""
+
+    weights: str = Field(
+        "",
+        description="Checkpoint: a path, 'random:SEED' for untrained weights, or empty for the published ones.",
+    )
+    precision: Literal["float32", "bfloat16", "float16"] = Field(
+        "float32", description="Arithmetic of the network; norms and softmax stay in float32."
+    )
+    dtype: Literal["float16", "float32"] = Field("float16", description="How feature rows are stored.")
+
+
+@dataclass(frozen=True)
+class StreamTemplate:
+    """What an encoder says of its stream; the pipeline adds name, sampling rule and versions.
+
+    Attributes are those of `StreamSpec` (kind, fields, vocabulary, source, preprocessing).
+    """
+
+    kind: Kind
+    fields: Mapping[str, FieldSpec]
+    source: Source
+    preprocessing: Mapping[str, JsonValue]
+    vocabulary: tuple[str, ...] = ()
+
+
+class Encoder(ABC):
+    """Base of all encoders.
+
+    Class attributes:
+        Options: the encoder's options, a subclass of `EncoderOptions`.
+
+    Instances are built on their device with weights loaded, and are then only called. `weights_name` and
+    `weights_sha256` say what was loaded (`random:SEED` for both when untrained).
+    """
+
+    Options: ClassVar[type[EncoderOptions]] = EncoderOptions
+
+    options: EncoderOptions
+    device: torch.device
+    weights_name: str
+    weights_sha256: str
+
+    @abstractmethod
+    def __init__(self, options: EncoderOptions, *, name: str, device: torch.device) -> None:
+        """Build the network and load its weights.
+
+        Args:
+            name: the registered name it was asked for by; files of a family tell their members apart by it.
+
+        Raises:
+            WeightsError: the checkpoint is missing or does not fit; the message says how to get the right one.
+        """
+
+    @property
+    @abstractmethod
+    def input(self) -> EncoderInput:
+        """What each sample must be."""
+
+    @abstractmethod
+    def stream(self) -> StreamTemplate:
+        """Shape, dtype and provenance of the rows."""
+
+    @abstractmethod
+    def encode(self, samples: Sequence[Sample]) -> Rows:
+        """One row per sample, float32 before any cast to the stored dtype.
+
+        Rows do not depend on which samples share a batch.
+        """
+
+    def preferred_batch(self) -> int:
+        """Samples per call: batches on GPUs, one at a time on CPU, where larger ones are slower per clip."""
+        return 16 if self.device.type == "cuda" else 1
+
+
+def stacked(samples: Sequence[Sample], device: torch.device) -> torch.Tensor:
+    """Array data of samples as one tensor `(batch, ...)` on the device, dtype unchanged."""
+    batch = torch.from_numpy(np.stack([np.asarray(s.data) for s in samples]))
+    return batch.to(device, non_blocking=True)

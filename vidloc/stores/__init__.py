@@ -1,0 +1,1 @@
+"""Feature stores: one contract, two backends; reading needs no torch."""
