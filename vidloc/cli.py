@@ -18,6 +18,7 @@ import click
 from pydantic.fields import FieldInfo
 from rich.console import Console
 
+from vidloc import __version__
 from vidloc.core.options import Options
 from vidloc.errors import OptionError, VidlocError, did_you_mean
 
@@ -73,7 +74,7 @@ class LazyGroup(click.Group):
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
-@click.version_option(package_name="vidloc")
+@click.version_option(__version__, message="vidloc %(version)s")
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 @click.pass_context
 def vidloc(ctx: click.Context, *, debug: bool) -> None:
