@@ -1,4 +1,4 @@
-"""The built wheel holds everything: installed elsewhere, it lists its parts and answers `--help` from another folder."""
+"""The built wheel holds everything: installed elsewhere, it lists its parts from another folder."""
 
 from __future__ import annotations
 

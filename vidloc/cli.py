@@ -41,6 +41,15 @@ _COMMANDS: dict[str, tuple[str, str]] = {
 }
 
 
+_EXTRA_OF_PACKAGE = {
+    **dict.fromkeys(("av", "soxr", "pytorchvideo", "torchvision", "torchaudio"), "extract"),
+    **dict.fromkeys(("torch", "sklearn", "safetensors", "tensorboard"), "heads"),
+    **dict.fromkeys(("sentence_transformers", "transformers"), "text"),
+    **dict.fromkeys(("dask", "distributed"), "dask"),
+    "faiss": "search",
+}
+
+
 class LazyGroup(click.Group):
     """A group that imports a subcommand's module only when that subcommand is asked for."""
 
@@ -183,14 +192,9 @@ def _range(info: FieldInfo) -> str:
 
 def _missing_package(command: str, error: ModuleNotFoundError) -> VidlocError:
     package = (error.name or "").split(".")[0]
-    extras = {
-        "av": "extract", "soxr": "extract", "pytorchvideo": "extract", "torchvision": "extract", "torchaudio": "extract",
-        "torch": "heads", "sklearn": "heads", "safetensors": "heads", "tensorboard": "heads",
-        "faiss": "search", "sentence_transformers": "text", "transformers": "text", "dask": "dask", "distributed": "dask",
-    }  # fmt: skip
     if package == "vidloc":
         raise error
-    extra = extras.get(package, "all")
+    extra = _EXTRA_OF_PACKAGE.get(package, "all")
     return OptionError(
         f"'vidloc {command}' needs the package {package!r}, which is not installed. pip install 'vidloc[{extra}]'"
     )

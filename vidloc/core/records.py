@@ -1,4 +1,4 @@
-"""Small frozen records that travel between the layers: what is known of an item, what annotations and heads say of it."""
+"""Small frozen records that travel between the layers: facts of an item, annotations, predictions."""
 
 from __future__ import annotations
 
