@@ -1,0 +1,257 @@
+"""What a head is: a trainable model on rows, which never opens a store, a video or a dataset.
+
+A head states by role which kind of stream it reads (`needs`) and which rows of it (`sampling`); a pipeline matches
+roles with streams, reads the rows once and hands them over as batches. A file of one head ends with `HEAD = MyHead`.
+
+Two units of work exist. With `unit = "segment"` a sample is one annotated segment: the batch holds the rows that belong
+to it, and its labels. With `unit = "item"` a sample is a whole item: the batch holds all its rows, and the segments lie
+in `Batch.samples`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+import torch
+from pydantic import BeforeValidator, Field
+from torch import Tensor, nn
+
+from vidloc.core.options import Options
+from vidloc.core.records import HeadTask, Kind, Prediction, Segment, Source
+from vidloc.core.timeline import Span
+from vidloc.heads.sampling import AllRows, RowRule, Sampling, SegmentRows
+
+if TYPE_CHECKING:
+    from vidloc.heads.training import FitData, Recorder
+
+UNLABELLED = -1  # label of a sample whose class is withheld; losses leave it out
+
+
+def _numbers(value: Any) -> Any:
+    """`0.6,0.85` as a command line gives it, into its parts."""
+    return [part for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+
+Fraction01 = Annotated[float, Field(gt=0, lt=1)]
+
+
+class BaseHeadOptions(Options):
+    """Options that every head has, however it is trained."""
+
+    batch: int = Field(64, ge=1, description="Samples per step.")
+    seed: int = Field(0, ge=0, description="Seed of initial weights, order and dropout.")
+    device: str = Field("auto", description="Where to train: auto, cpu, cuda or cuda:N.")
+    memory_gb: float = Field(
+        0.0, ge=0, description="Most memory for rows, in GB; rows beyond it are streamed item by item. 0 = measure."
+    )
+
+
+class HeadOptions(BaseHeadOptions):
+    """Options of heads trained by gradients with the common loop (`training.fit`)."""
+
+    lr: float = Field(0.01, gt=0, description="Learning rate at the start.")
+    epochs: int = Field(30, ge=1, description="Passes over the training samples.")
+    optimizer: Literal["sgd", "adam"] = Field("sgd", description="Optimiser.")
+    momentum: float = Field(0.9, ge=0, lt=1, description="Momentum of sgd; first beta of adam.")
+    nesterov: bool = Field(default=True, description="Nesterov's form of momentum (sgd).")
+    weight_decay: float = Field(1e-5, ge=0, description="L2 penalty on the weights.")
+    lr_drops: Annotated[tuple[Fraction01, ...], BeforeValidator(_numbers)] = Field(
+        (0.6, 0.85), description="Shares of all epochs after which the learning rate drops, such as 0.6,0.85."
+    )
+    lr_factor: float = Field(0.1, gt=0, le=1, description="What a drop multiplies the learning rate by.")
+    clip_norm: float = Field(0.0, ge=0, description="Longest gradient; longer ones are scaled down. 0 = off.")
+    select: Literal["last", "best"] = Field(
+        "last", description="Which epoch's weights are kept: the last, or the best on --select-split."
+    )
+    select_split: str = Field("", description="Split that --select best looks at; it is then no longer held out.")
+
+
+class SegmentOptions(HeadOptions):
+    """Options of heads whose samples are annotated segments."""
+
+    rows: RowRule = Field(
+        "center",
+        description="Rows of a segment: centred in it (at least the nearest one), overlapping it, or the nearest one.",
+    )
+
+
+@dataclass(frozen=True)
+class StreamNeed:
+    """What fills a role of a head.
+
+    Attributes:
+        kinds: kinds of stream that fit, any of them.
+        rank: axes of one feature: 1 is a vector, 3 a map `(height, width, channels)`. For streams of kind `objects`
+            it is the rank of one region's feature.
+    """
+
+    kinds: tuple[Kind, ...]
+    rank: int = 1
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One unit of work: an annotated segment, or a whole item with all its segments."""
+
+    item_id: str
+    span: Span
+    segments: tuple[Segment, ...] = ()
+
+    @property
+    def id(self) -> str:
+        """Id of the annotation, where the sample is one segment; else empty."""
+        return self.segments[0].id if len(self.segments) == 1 else ""
+
+
+@dataclass(frozen=True, eq=False)
+class RowBatch:
+    """Rows of one role, padded at the end to the longest sample.
+
+    Attributes:
+        features: `(batch, time, *row)` float32; zero where padded.
+        mask: `(batch, time)` bool, true for real rows.
+        spans: `(batch, time, 2)` float64, window of each row in seconds; zero where padded.
+    """
+
+    features: Tensor
+    mask: Tensor
+    spans: Tensor
+
+    def to(self, device: torch.device) -> RowBatch:
+        """The same on another device."""
+        return RowBatch(*(t.to(device, non_blocking=True) for t in (self.features, self.mask, self.spans)))
+
+
+@dataclass(frozen=True, eq=False)
+class RegionBatch:
+    """Detected regions of one role, in slots: `top` of them for each sampled frame.
+
+    Attributes:
+        features: `(batch, slots, width)` float32; zero where masked.
+        mask: `(batch, slots)` bool, true for real detections.
+        boxes: `(batch, slots, 4)` float32, as stored.
+        scores: `(batch, slots)` float32.
+        slot: `(batch, slots)` int64, number of the sampled frame.
+    """
+
+    features: Tensor
+    mask: Tensor
+    boxes: Tensor
+    scores: Tensor
+    slot: Tensor
+
+    def to(self, device: torch.device) -> RegionBatch:
+        """The same on another device."""
+        parts = (self.features, self.mask, self.boxes, self.scores, self.slot)
+        return RegionBatch(*(t.to(device, non_blocking=True) for t in parts))
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Samples that are worked on together.
+
+    Attributes:
+        samples: what each entry of the batch is, in order.
+        rows: rows by role, for roles sampled with `SegmentRows` or `AllRows`.
+        regions: regions by role, for roles sampled with `FramesAround`.
+        labels: `(batch,)` int64 class by task, `UNLABELLED` where withheld; empty for `unit = "item"`.
+    """
+
+    samples: tuple[Sample, ...]
+    rows: Mapping[str, RowBatch] = field(default_factory=dict)
+    regions: Mapping[str, RegionBatch] = field(default_factory=dict)
+    labels: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def to(self, device: torch.device) -> Batch:
+        """The same on another device."""
+        return replace(
+            self,
+            rows={role: rows.to(device) for role, rows in self.rows.items()},
+            regions={role: regions.to(device) for role, regions in self.regions.items()},
+            labels={task: labels.to(device, non_blocking=True) for task, labels in self.labels.items()},
+        )
+
+
+class Head(nn.Module, ABC):
+    """Base of all heads.
+
+    Class attributes:
+        task: what is predicted; it decides which metrics apply.
+        unit: what one sample is.
+        needs: what fills each role.
+        Options: the head's options; `HeadOptions` for heads trained by the common loop.
+        source: paper and reference code, and where ours differs.
+
+    Args:
+        options: an instance of `Options`.
+        dims: width of a feature vector (last axis) by role, for the roles of `needs_for(options)`.
+        labels: class names by task, in the order of their ids.
+
+    Raises:
+        OptionError: options, widths or tasks that do not go together.
+    """
+
+    task: ClassVar[HeadTask]
+    unit: ClassVar[Literal["segment", "item"]] = "segment"
+    needs: ClassVar[Mapping[str, StreamNeed]]
+    Options: ClassVar[type[BaseHeadOptions]] = HeadOptions
+    source: ClassVar[Source]
+
+    options: BaseHeadOptions
+
+    @abstractmethod
+    def __init__(self, options: Any, dims: Mapping[str, int], labels: Mapping[str, Sequence[str]]) -> None:
+        super().__init__()
+        self.options = options
+        self.dims = dict(dims)
+        self.labels = {task: tuple(names) for task, names in labels.items()}
+
+    @abstractmethod
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        """Losses by name; `total` is minimised, the others are logged."""
+
+    @abstractmethod
+    def predict(self, batch: Batch) -> list[Prediction]:
+        """What the head says of the samples; called in evaluation mode without gradients."""
+
+    @classmethod
+    def needs_for(cls, options: Any) -> Mapping[str, StreamNeed]:
+        """Roles used with these options; fewer than `needs` where an ablation leaves an input out."""
+        del options
+        return cls.needs
+
+    @classmethod
+    def sampling(cls, options: Any) -> Mapping[str, Sampling]:
+        """Which rows of each role belong to a sample: by default the segment's, or the whole item's."""
+        rule: Sampling
+        if cls.unit == "item":
+            rule = AllRows()
+        else:
+            rule = SegmentRows(options.rows) if isinstance(options, SegmentOptions) else SegmentRows()
+        return dict.fromkeys(cls.needs_for(options), rule)
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Parameters as the optimiser takes them; `lr` and `weight_decay` of a group override the options."""
+        return [{"params": [p for p in self.parameters() if p.requires_grad]}]
+
+    def prepare(self, data: FitData) -> None:
+        """Take what must be known of the training rows before the first step, such as their mean."""
+
+    def fit(self, data: FitData, run: Recorder) -> None:
+        """Train. Heads not trained by gradients, or with a loop of their own, override this."""
+        from vidloc.heads.training import fit
+
+        fit(self, data, run)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the head's numbers lie."""
+        for tensor in (*self.parameters(), *self.buffers()):
+            return tensor.device
+        return torch.device("cpu")

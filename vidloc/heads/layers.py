@@ -1,0 +1,69 @@
+"""Blocks that more than one head uses: pooling and attention over masked rows, standardised inputs, loss of labels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+
+from vidloc.heads.base import UNLABELLED
+
+
+def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
+    """Mean over the rows that the mask keeps, `(batch, width)` from `(batch, rows, width)`; 0 where it keeps none."""
+    kept = mask.unsqueeze(-1)
+    return values.masked_fill(~kept, 0).sum(dim=1) / kept.sum(dim=1).clamp(min=1)
+
+
+def masked_max(values: Tensor, mask: Tensor) -> Tensor:
+    """Maximum over the rows that the mask keeps, `(batch, width)`; each sample needs at least one."""
+    return values.masked_fill(~mask.unsqueeze(-1), -torch.inf).amax(dim=1)
+
+
+def masked_softmax(scores: Tensor, mask: Tensor) -> Tensor:
+    """Softmax over the last axis, exactly 0 where masked; each row needs at least one place that is not."""
+    return torch.softmax(scores.masked_fill(~mask, -torch.inf), dim=-1)
+
+
+def with_one_slot(features: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Zero the masked slots, and give samples without any detection one slot that holds a zero vector.
+
+    Contents of masked slots are arbitrary; a NaN there would pass through a product with a zero weight.
+    """
+    features = features.masked_fill(~mask.unsqueeze(-1), 0)
+    first = torch.zeros_like(mask)
+    first[:, 0] = ~mask.any(dim=1)
+    return features, mask | first
+
+
+class Standardize(nn.Module):
+    """Subtract a mean and divide by a deviation, both taken from the training rows and kept as buffers."""
+
+    mean: Tensor
+    deviation: Tensor
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(width))
+        self.register_buffer("deviation", torch.ones(width))
+
+    def take(self, mean: Tensor, deviation: Tensor) -> None:
+        """Set both; a constant dimension keeps its scale, so that it becomes 0 and not NaN."""
+        self.mean.copy_(mean)
+        self.deviation.copy_(torch.where(deviation > 0, deviation, torch.ones_like(deviation)))
+
+    def forward(self, values: Tensor) -> Tensor:
+        """`(..., width)` in, the same out."""
+        return (values - self.mean) / self.deviation
+
+
+def label_losses(logits: Mapping[str, Tensor], labels: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Cross-entropy by task; samples without a label count nothing, a batch without any gives 0."""
+    losses = {}
+    for task, scores in logits.items():
+        known = labels[task] != UNLABELLED
+        summed = F.cross_entropy(scores, labels[task], ignore_index=UNLABELLED, reduction="sum")
+        losses[task] = summed / known.sum().clamp(min=1)
+    return losses
