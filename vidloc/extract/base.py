@@ -7,7 +7,8 @@ encoder its samples. A file of one encoder ends with `ENCODER = MyEncoder`.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, ClassVar, Literal
@@ -66,6 +67,7 @@ class TextInput:
     """One sentence: `Sample.data` is a `str`. Rows follow the dataset's annotations, not the grid."""
 
 
+Precision = Literal["float32", "tf32", "bfloat16", "float16"]
 EncoderInput = ClipInput | FrameInput | AudioInput | TextInput
 
 
@@ -95,8 +97,9 @@ class EncoderOptions(Options):
         "",
         description="Checkpoint: a path, 'random:SEED' for untrained weights, or empty for the published ones.",
     )
-    precision: Literal["float32", "bfloat16", "float16"] = Field(
-        "float32", description="Arithmetic of the network; norms and softmax stay in float32."
+    precision: Precision = Field(
+        "float32",
+        description="Arithmetic of the network. tf32 (NVIDIA only), bfloat16 and float16 are faster and less exact.",
     )
     dtype: Literal["float16", "float32"] = Field("float16", description="How feature rows are stored.")
 
@@ -143,6 +146,16 @@ class Encoder(ABC):
             WeightsError: the checkpoint is missing or does not fit; the message says how to get the right one.
         """
 
+    @classmethod
+    def check_weights(cls, options: EncoderOptions, *, name: str) -> None:
+        """Make sure that the weights are at hand, by a look at the disk, before any work is done.
+
+        Encoders with weights override it; the constructor of others never lacks any.
+
+        Raises:
+            WeightsError: a file is missing; the message has the line that gets it.
+        """
+
     @property
     @abstractmethod
     def input(self) -> EncoderInput:
@@ -162,6 +175,34 @@ class Encoder(ABC):
     def preferred_batch(self) -> int:
         """Samples per call: batches on GPUs, one at a time on CPU, where larger ones are slower per clip."""
         return 16 if self.device.type == "cuda" else 1
+
+
+@contextmanager
+def arithmetic(device: torch.device, precision: Precision) -> Iterator[None]:
+    """How networks run here: without gradients, and in the numbers that were asked for.
+
+    `float32` is that on GPUs too, where PyTorch would otherwise multiply convolutions in TF32 and the same clip would
+    give other rows than on a CPU (by about 1e-3).
+    """
+    # TF32 switches exist for CUDA alone, and are read when a kernel is launched.
+    tf32 = precision == "tf32"
+    matmul = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = tf32
+    try:
+        with (
+            torch.inference_mode(),
+            torch.backends.cudnn.flags(enabled=True, allow_tf32=tf32),
+            _autocast(device, precision),
+        ):
+            yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = matmul
+
+
+def _autocast(device: torch.device, precision: Precision) -> torch.autocast:
+    half = precision in ("bfloat16", "float16")
+    dtype = torch.float16 if precision == "float16" else torch.bfloat16
+    return torch.autocast(device.type, dtype=dtype, enabled=half)
 
 
 def stacked(samples: Sequence[Sample], device: torch.device) -> torch.Tensor:

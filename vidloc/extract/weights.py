@@ -1,0 +1,361 @@
+"""Checkpoints: where they are published, where they are kept, and how they are loaded without running their code.
+
+A `weights` option is a path, `random:SEED`, or empty for the published checkpoint, which `vidloc weights fetch NAME` has
+put into the cache folder (`$VIDLOC_CACHE/weights`, else `~/.cache/vidloc/weights`). Nothing is ever downloaded on the
+way: a missing file ends the run before any work, with the line that gets it.
+
+Addresses, hashes and licences are those of specs/encoders.md section 3. A publisher's eight hex digits in a file name
+are the beginning of the file's SHA-256. Where none is published, the hash seen at the first download is written beside
+the file, and from then on the file must keep it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import pickle
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vidloc.errors import OptionError, UnknownNameError, WeightsError, did_you_mean
+
+if TYPE_CHECKING:  # `vidloc weights list` answers without loading torch
+    import torch
+    from torch import nn
+
+RANDOM_PREFIX = "random:"
+_WRAPPERS = ("model_state", "state_dict", "model")
+_NAMES_SHOWN = 6
+
+
+@dataclass(frozen=True)
+class Published:
+    """One published checkpoint.
+
+    Attributes:
+        name: what `vidloc weights fetch` calls it; the encoder's name where the encoder has only one.
+        url: address of the file; its last part is the file's name in the cache.
+        sha256: SHA-256 of the file or its beginning, in hex; empty where the publisher states none.
+        licence: licence as published.
+        citation: the paper to cite for it.
+    """
+
+    name: str
+    url: str
+    sha256: str
+    licence: str
+    citation: str
+
+    @property
+    def file_name(self) -> str:
+        """Name of the file in the cache folder."""
+        return self.url.rsplit("/", 1)[-1]
+
+
+_KINETICS = "https://dl.fbaipublicfiles.com/pytorchvideo/model_zoo/kinetics"
+_PYTORCHVIDEO_LICENCE = "Apache-2.0 (code); no separate licence is stated for the weights"
+_VGGISH_PAPER = "Hershey et al., CNN Architectures for Large-Scale Audio Classification, ICASSP 2017"
+_FASTER_RCNN_PAPER = "Ren et al., Faster R-CNN, NeurIPS 2015; Lin et al., Feature Pyramid Networks, CVPR 2017"
+
+PUBLISHED: Mapping[str, Published] = {
+    entry.name: entry
+    for entry in (
+        Published(
+            "slowfast_r50",
+            f"{_KINETICS}/SLOWFAST_8x8_R50.pyth",
+            "",
+            _PYTORCHVIDEO_LICENCE,
+            "Feichtenhofer et al., SlowFast Networks for Video Recognition, ICCV 2019",
+        ),
+        Published(
+            "i3d_r50",
+            f"{_KINETICS}/I3D_8x8_R50.pyth",
+            "",
+            _PYTORCHVIDEO_LICENCE,
+            "Carreira and Zisserman, Quo Vadis, Action Recognition?, CVPR 2017; Wang et al., Non-local Networks, CVPR 2018",
+        ),
+        Published(
+            "vggish",
+            "https://github.com/harritaylor/torchvggish/releases/download/v0.1/vggish-10086976.pth",
+            "10086976",
+            "Apache-2.0",
+            _VGGISH_PAPER,
+        ),
+        Published(
+            "vggish_pca",
+            "https://raw.githubusercontent.com/v-iashin/video_features/a2f61b7a4cf0ca6a2d91dcc2182f57e7cfd12664"
+            "/models/vggish/checkpoints/vggish_pca_params.npz",
+            "4d878af3e306defbfb37095365aa7e5a6cecb86bad13e859e626151c4e6a8b9d",
+            "Apache-2.0 (Google, VGGish release)",
+            _VGGISH_PAPER,
+        ),
+        Published(
+            "fasterrcnn",
+            "https://download.pytorch.org/models/fasterrcnn_resnet50_fpn_coco-258fb6c6.pth",
+            "258fb6c6",
+            "BSD-3-Clause (code); no separate licence is stated for the weights",
+            _FASTER_RCNN_PAPER,
+        ),
+        Published(
+            "fasterrcnn_v2",
+            "https://download.pytorch.org/models/fasterrcnn_resnet50_fpn_v2_coco-dd69338a.pth",
+            "dd69338a",
+            "BSD-3-Clause (code); no separate licence is stated for the weights",
+            f"{_FASTER_RCNN_PAPER}; Li et al., Benchmarking Detection Transfer Learning, 2021",
+        ),
+    )
+}
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Weights that are at hand.
+
+    Attributes:
+        path: the file, `None` for untrained weights.
+        name: file name, or `random:SEED`.
+        sha256: SHA-256 of the file, or `random:SEED`.
+        seed: seed of untrained weights, `None` for a file.
+    """
+
+    path: Path | None
+    name: str
+    sha256: str
+    seed: int | None = None
+
+
+def cache_folder() -> Path:
+    """Folder of fetched checkpoints; it need not exist."""
+    root = os.environ.get("VIDLOC_CACHE")
+    return (Path(root).expanduser() if root else Path.home() / ".cache" / "vidloc") / "weights"
+
+
+def published(name: str) -> Published:
+    """The published checkpoint of a name.
+
+    Raises:
+        UnknownNameError: there is none of that name.
+    """
+    if name not in PUBLISHED:
+        raise UnknownNameError(f"there is no published checkpoint {name!r}. {did_you_mean(name, PUBLISHED)}")
+    return PUBLISHED[name]
+
+
+def check_available(name: str, weights: str) -> None:
+    """Make sure that a `weights` option can be met, by a look at the disk alone.
+
+    Args:
+        name: name of a published checkpoint, used where `weights` is empty.
+        weights: path, `random:SEED` or empty.
+
+    Raises:
+        WeightsError: the file is missing; the message has the line that gets it.
+        OptionError: the seed is not a whole number.
+    """
+    if weights.startswith(RANDOM_PREFIX):
+        _seed(weights)
+    elif weights:
+        _existing(Path(weights).expanduser())
+    else:
+        _fetched(name)
+
+
+def resolve(weights: str, name: str) -> Checkpoint:
+    """The checkpoint that a `weights` option stands for, with its SHA-256 taken and compared.
+
+    Args:
+        weights: path, `random:SEED`, or empty for the published one.
+        name: name of the published checkpoint.
+
+    Raises:
+        WeightsError: the file is missing, or the cached file is not the published one.
+        OptionError: the seed is not a whole number.
+    """
+    if weights.startswith(RANDOM_PREFIX):
+        seed = _seed(weights)
+        return Checkpoint(None, f"{RANDOM_PREFIX}{seed}", f"{RANDOM_PREFIX}{seed}", seed)
+    if weights:
+        path = _existing(Path(weights).expanduser())
+        return Checkpoint(path, path.name, sha256_of(path))
+    path = _fetched(name)
+    found = sha256_of(path)
+    expected = known_hash(PUBLISHED[name])
+    if not found.startswith(expected):
+        raise WeightsError(
+            f"{path} has SHA-256 {found}, expected {expected}: the file is damaged or another one. "
+            f"Delete it and run: vidloc weights fetch {name}"
+        )
+    return Checkpoint(path, path.name, found)
+
+
+def known_hash(entry: Published) -> str:
+    """The SHA-256 (or its beginning) that the cached file must have; empty where none is known yet."""
+    pin = _pin(entry)
+    return entry.sha256 or (pin.read_text(encoding="ascii").strip() if pin.is_file() else "")
+
+
+def fetch(name: str, *, progress: bool = True) -> Checkpoint:
+    """Download a published checkpoint into the cache folder, unless it is there, and check its hash.
+
+    Args:
+        progress: show a progress bar on stderr.
+
+    Raises:
+        UnknownNameError: no such checkpoint.
+        WeightsError: the download failed or has another hash; nothing is kept then.
+    """
+    import torch
+
+    entry = published(name)
+    target = cache_folder() / entry.file_name
+    if not target.is_file():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            # Downloads to a temporary file, and moves it into place only when the hash agrees.
+            torch.hub.download_url_to_file(entry.url, str(target), known_hash(entry) or None, progress=progress)
+        except (OSError, RuntimeError) as error:
+            raise WeightsError(
+                f"{entry.url} could not be fetched: {error}. On another machine download that file, "
+                f"and put it here as {target}"
+            ) from error
+        if not entry.sha256:
+            _pin(entry).write_text(sha256_of(target) + "\n", encoding="ascii")
+    return resolve("", name)
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file in hex."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+@contextlib.contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Build a network inside: its initial weights follow from `seed` alone, and the caller's generators do not move."""
+    import torch
+
+    with torch.random.fork_rng(devices=[]):
+        # Not torch.manual_seed, which would also reset the generators of all GPUs.
+        torch.default_generator.manual_seed(seed)
+        yield
+
+
+def read_state(path: Path) -> dict[str, torch.Tensor]:
+    """The named tensors of a checkpoint file, as a plain new dict on the CPU.
+
+    Reads safetensors, and PyTorch files as far as they hold plain data (`weights_only`); takes them bare or from under
+    `model_state`, `state_dict` or `model`; removes one leading `module.` where every name has it.
+
+    Raises:
+        WeightsError: the file does not load as plain data, or holds no dict of tensors.
+    """
+    import torch
+
+    content = _read_safely(path)
+    for wrapper in _WRAPPERS:
+        inner = content.get(wrapper) if isinstance(content, Mapping) else None
+        if isinstance(inner, Mapping):
+            content = inner
+            break
+    if not isinstance(content, Mapping) or not content:
+        raise WeightsError(f"{path} holds no dict of named tensors (found {type(content).__name__}).")
+    strange = [str(k) for k, v in content.items() if not (isinstance(k, str) and isinstance(v, torch.Tensor))]
+    if strange:
+        raise WeightsError(
+            f"{path}: {_some(strange)} are not tensors. A checkpoint is a dict of tensors, bare or under one of "
+            f"{', '.join(_WRAPPERS)}."
+        )
+    prefixed = all(name.startswith("module.") for name in content)
+    # A plain dict: a state dict's version metadata would change how strictly a network checks its names.
+    return {name.removeprefix("module.") if prefixed else name: tensor for name, tensor in content.items()}
+
+
+def load_into(network: nn.Module, state: Mapping[str, torch.Tensor], *, where: str) -> None:
+    """Copy tensors into a network; every name must have its place and every place its name.
+
+    Args:
+        where: the file, for the message.
+
+    Raises:
+        WeightsError: names or shapes disagree; they are listed.
+    """
+    problems: list[str] = []
+    # Loaded loosely, then judged: renames that modules make themselves (torchvision's RPN, FPN) count as fitting, and
+    # the missing norm counters of files older than PyTorch 0.4 are filled in.
+    try:
+        result = network.load_state_dict(dict(state), strict=False)
+    except RuntimeError as error:  # shapes; the first line only names the class
+        problems += [line.strip() for line in str(error).splitlines()[1:]]
+    else:
+        if result.missing_keys:
+            problems.append(f"missing: {_some(result.missing_keys)}.")
+        if result.unexpected_keys:
+            problems.append(f"not known to the network: {_some(result.unexpected_keys)}.")
+    if problems:
+        shown = " ".join(problems[:_NAMES_SHOWN])
+        raise WeightsError(
+            f"{where} does not fit {type(network).__name__}: {shown} Is it another network's checkpoint?"
+        )
+
+
+def _read_safely(path: Path) -> Any:
+    import safetensors
+    import safetensors.torch
+    import torch
+
+    try:
+        if path.suffix == ".safetensors":
+            return safetensors.torch.load_file(path)
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise WeightsError(
+            f"{path} holds Python objects besides tensors, which vidloc does not unpickle since that can run any code. "
+            "If you trust its source, load it once with torch.load(..., weights_only=False) and save its tensors with "
+            "safetensors.torch.save_file."
+        ) from error
+    except (RuntimeError, EOFError, ValueError, KeyError, OSError, safetensors.SafetensorError) as error:
+        reason = str(error).split("\n", 1)[0] or type(error).__name__
+        raise WeightsError(f"{path} does not load as a checkpoint (PyTorch or safetensors): {reason}") from error
+
+
+def _existing(path: Path) -> Path:
+    if not path.is_file():
+        raise WeightsError(
+            f"there is no checkpoint {str(path)!r}. Give the path of a file, weights=random:0 for untrained weights, "
+            "or leave weights out for the published ones."
+        )
+    return path
+
+
+def _fetched(name: str) -> Path:
+    if name not in PUBLISHED:
+        raise WeightsError(
+            f"no checkpoint is published for {name!r}. Give one with weights=PATH, or try without: weights=random:0"
+        )
+    path = cache_folder() / PUBLISHED[name].file_name
+    if not path.is_file():
+        raise WeightsError(
+            f"the weights of {name} are not at {path}. Get them: vidloc weights fetch {name}\n"
+            f"  without network here: fetch {PUBLISHED[name].url} elsewhere and put it at that path\n"
+            f"  to try with untrained weights: --encoder {name}:weights=random:0"
+        )
+    return path
+
+
+def _seed(weights: str) -> int:
+    text = weights.removeprefix(RANDOM_PREFIX)
+    if not (text.isascii() and text.isdigit() and int(text) < 2**63):
+        raise OptionError(f"weights={weights!r}: random: is followed by a seed, a whole number such as random:0.")
+    return int(text)
+
+
+def _pin(entry: Published) -> Path:
+    return cache_folder() / f"{entry.file_name}.sha256"
+
+
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - _NAMES_SHOWN} more" if len(names) > _NAMES_SHOWN else ""
+    return ", ".join(names[:_NAMES_SHOWN]) + more
