@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-from vidloc.core.options import Options
+from vidloc.core.options import Options as BaseOptions
 from vidloc.core.records import Narration, Segment
 from vidloc.errors import UnknownNameError, did_you_mean
 
@@ -29,6 +29,9 @@ class Annotations:
         durations_s: duration by item, where the corpus states it.
         sha256: sha256 by annotation file name, for run.json.
         groups: named sets that the corpus's metrics need, such as `tail_verb` or `many_shot_noun`.
+        split_items: items by split where the corpus lists them itself, so that an item without any segment (all
+            background) still takes part in a detection benchmark; `items_of` reads it.
+        label_sets: for tasks with several classes per segment, all of them by task and segment id, the label first.
         protocol: which official metrics apply: `epic55`, `epic100`, `segments`; empty for none.
         notes: what a user should know before trusting numbers (defects found, rows left out), one sentence each.
     """
@@ -41,6 +44,8 @@ class Annotations:
     narrations: Mapping[str, tuple[Narration, ...]] = field(default_factory=dict)
     durations_s: Mapping[str, float] = field(default_factory=dict)
     groups: Mapping[str, frozenset[Any]] = field(default_factory=dict)
+    split_items: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    label_sets: Mapping[str, Mapping[str, tuple[int, ...]]] = field(default_factory=dict)
     protocol: str = ""
     notes: tuple[str, ...] = ()
 
@@ -54,6 +59,15 @@ class Annotations:
             raise UnknownNameError(f"{self.dataset} has no split {name!r}. {did_you_mean(name, self.splits)}")
         return self.splits[name]
 
+    def items_of(self, name: str) -> tuple[str, ...]:
+        """Items of a split, sorted: those the corpus lists, else those that have segments in it.
+
+        Raises:
+            UnknownNameError: no such split.
+        """
+        segments = self.split(name)
+        return tuple(sorted(self.split_items.get(name, {segment.item_id for segment in segments})))
+
 
 @dataclass(frozen=True)
 class Media:
@@ -62,10 +76,13 @@ class Media:
     Attributes:
         paths: file by item id.
         missing: items the annotations name for which no file was found, sorted.
+        ignored: files seen but not taken, by path below the root, with the reason; told to the user, never dropped
+            silently.
     """
 
     paths: Mapping[str, Path]
     missing: tuple[str, ...]
+    ignored: Mapping[str, str] = field(default_factory=dict)
 
 
 class Dataset(ABC):
@@ -78,15 +95,31 @@ class Dataset(ABC):
         train_split, eval_split: splits used unless asked otherwise.
     """
 
-    Options: ClassVar[type[Options]] = Options
+    Options: ClassVar[type[BaseOptions]] = BaseOptions
     recipe: ClassVar[Mapping[str, Sequence[str]]] = {}
     train_split: ClassVar[str] = "train"
     eval_split: ClassVar[str] = "validation"
 
-    def __init__(self, options: Options, *, name: str) -> None:
+    def __init__(self, options: BaseOptions, *, name: str) -> None:
         """`name` is the registered name it was asked for by (`epic`, `epic55`, `epic100`)."""
         self.options = options
         self.name = name
+
+    def default_eval_split(self, annotations: Annotations) -> str:
+        """The split to evaluate on unless one is asked for: `eval_split`, else the only split besides the training one.
+
+        Raises:
+            UnknownNameError: it cannot be told; the splits are listed.
+        """
+        if self.eval_split in annotations.splits:
+            return self.eval_split
+        others = [name for name in annotations.splits if name != self.train_split]
+        if len(others) == 1:
+            return others[0]
+        raise UnknownNameError(
+            f"{annotations.dataset} has no split {self.eval_split!r} to evaluate on. Name one with --split. "
+            f"Known: {', '.join(annotations.splits) or '(none)'}."
+        )
 
     @abstractmethod
     def read(self, annotations: Path | None) -> Annotations:

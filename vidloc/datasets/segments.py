@@ -1,0 +1,280 @@
+"""Your own timed labels: one file, csv or JSON, one class per segment.
+
+- csv with the columns `item_id,start_s,end_s,label` and, where wanted, `split` and `id`. A line with an item and
+  nothing else but its split states an item without segments.
+- JSON, a list of objects with the same names.
+- JSON in ActivityNet's layout: `{"database": {ITEM: {"subset": ..., "duration": ..., "annotations":
+  [{"segment": [start, end], "label": ...}]}}}`.
+- JSON by video: `{"classes": [...], "videos": {ITEM: {"subset": ..., "duration_s": ..., "annotations":
+  [{"start_s": ..., "end_s": ..., "label": ...}]}}}`.
+
+The task is called `label`. Classes are numbered as `classes` lists them, else in alphabetical order. The subsets
+`training` and `testing` are called `train` and `test`; items without a split are in `train`. Splits may lie in a file
+of their own (`--splits`: csv `item_id,split`), which then decides alone.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any, ClassVar
+
+from pydantic import Field
+
+from vidloc.core.options import Options
+from vidloc.core.records import Segment
+from vidloc.core.timeline import Span
+from vidloc.datasets.base import Annotations, Dataset, Media
+from vidloc.datasets.media_files import media_files
+from vidloc.datasets.tables import read_json, read_table
+from vidloc.errors import AnnotationError, MediaError, OptionError
+
+TASK = "label"
+_SPLIT_NAMES = {"training": "train", "testing": "test"}
+
+
+class SegmentsOptions(Options):
+    """Choices of the reader of one's own segments."""
+
+    splits: str = Field(
+        "", description="Csv file item_id,split that says which items train, validate and test; overrides other splits."
+    )
+
+
+@dataclass(frozen=True)
+class _Line:
+    """One segment as a file states it, or an item without any (`span` and `label` are then `None`)."""
+
+    where: str
+    item_id: str
+    span: Span | None
+    label: str | None
+    split: str = ""
+    id: str = ""
+
+
+@dataclass
+class _File:
+    """What a file of any layout says."""
+
+    lines: list[_Line]
+    classes: tuple[str, ...] | None = None
+    durations_s: dict[str, float] = field(default_factory=dict)
+
+
+class Segments(Dataset):
+    """Reader of one annotation file."""
+
+    Options = SegmentsOptions
+    recipe: ClassVar[Mapping[str, Sequence[str]]] = {
+        "visual": ("slowfast_r50", "i3d_r50"),
+        "audio": ("vggish",),
+        "objects": ("fasterrcnn",),
+        "text": ("text",),
+    }
+    eval_split: ClassVar[str] = "test"
+    options: SegmentsOptions
+
+    def read(self, annotations: Path | None) -> Annotations:
+        """Parse the file.
+
+        Raises:
+            OptionError: no file was given.
+            AnnotationError: the file or the file of splits is malformed.
+        """
+        if annotations is None:
+            raise OptionError(
+                "--dataset segments needs --annotations FILE, a csv with the columns item_id,start_s,end_s,label."
+            )
+        is_table = annotations.name.lower().removesuffix(".gz").endswith(".csv")
+        file, sha256 = _read_csv(annotations) if is_table else _read_json(annotations)
+        digests = {annotations.name: sha256}
+        item_splits = self._item_splits(file, digests)
+        classes = _classes(annotations, file)
+        splits: dict[str, list[Segment]] = {name: [] for name in sorted(set(item_splits.values()), key=_split_order)}
+        for segment in _segments(file, classes):
+            splits[item_splits[segment.item_id]].append(segment)
+        return Annotations(
+            dataset=self.name,
+            classes={TASK: classes},
+            splits={name: tuple(segments) for name, segments in splits.items()},
+            items=tuple(sorted(item_splits)),
+            sha256=digests,
+            durations_s=file.durations_s,
+            split_items={name: tuple(sorted(i for i, s in item_splits.items() if s == name)) for name in splits},
+            protocol="segments",
+        )
+
+    def find_media(self, root: Path, annotations: Annotations | None) -> Media:
+        """Files below `root` that the item ids name.
+
+        An id names a file by its path below the root, that path without extension, its file name, or that without
+        extension; the first of these that fits any file decides.
+
+        Raises:
+            OptionError: without annotations there are no ids to look for.
+            MediaError: no such folder, or an id fits two files.
+        """
+        if annotations is None:
+            raise OptionError("--dataset segments needs --annotations FILE; for a bare folder use --dataset folder.")
+        files = media_files(root)
+        names = _names(files.paths)
+        taken: dict[str, str] = {}
+        for item in annotations.items:
+            fitting = next((level[item] for level in names if item in level), [])
+            if len(fitting) > 1:
+                raise MediaError(
+                    f"item {item!r} fits two files below {root}: {fitting[0]} and {fitting[1]}. "
+                    "Use their paths below the root as item ids."
+                )
+            if fitting:
+                taken[item] = fitting[0]
+        ignored = dict(files.ignored)
+        ignored |= {name: "no item of the annotations names it" for name in files.paths if name not in taken.values()}
+        return Media(
+            paths={item: files.paths[name] for item, name in taken.items()},
+            missing=tuple(item for item in annotations.items if item not in taken),
+            ignored=dict(sorted(ignored.items())),
+        )
+
+    def _item_splits(self, file: _File, digests: dict[str, str]) -> dict[str, str]:
+        """Split of every item."""
+        if self.options.splits:
+            path = Path(self.options.splits)
+            table = read_table(path, ("item_id", "split"))
+            digests[path.name] = table.sha256
+            stated = [(f"{path}, line {r.line}", r.text("item_id"), r.text("split")) for r in table.rows]
+        else:
+            stated = [(line.where, line.item_id, line.split or "train") for line in file.lines]
+        splits: dict[str, str] = {}
+        for where, item, written in stated:
+            split = _SPLIT_NAMES.get(written, written)
+            if splits.setdefault(item, split) != split:
+                raise AnnotationError(
+                    f"{where}: item {item!r} is in split {split!r}, but it was in {splits[item]!r} before. "
+                    "An item belongs to one split, else training would see test videos."
+                )
+        for line in file.lines:
+            if line.item_id not in splits:
+                raise AnnotationError(
+                    f"{line.where}: item {line.item_id!r} has no line in {self.options.splits}. Give it a split there."
+                )
+        return splits
+
+
+DATASET = Segments
+
+
+def _read_csv(path: Path) -> tuple[_File, str]:
+    table = read_table(path, ("item_id", "start_s", "end_s", "label"))
+    lines = []
+    for row in table.rows:
+        split, segment_id = row.values.get("split", ""), row.values.get("id", "")
+        where = f"{path}, line {row.line}"
+        if not (row.values["start_s"] or row.values["end_s"] or row.values["label"]):
+            lines.append(_Line(where, row.text("item_id"), None, None, split))
+            continue
+        span = row.span(row.number("start_s"), row.number("end_s"))
+        lines.append(_Line(where, row.text("item_id"), span, row.text("label"), split, segment_id))
+    return _File(lines), table.sha256
+
+
+def _read_json(path: Path) -> tuple[_File, str]:
+    value, sha256 = read_json(path)
+    if isinstance(value, list):
+        return _File([_flat_line(f"{path}, entry {k}", entry) for k, entry in enumerate(value)]), sha256
+    videos = value.get("database", value.get("videos")) if isinstance(value, dict) else None
+    if not isinstance(videos, dict):
+        raise AnnotationError(
+            f"{path} is none of the JSON layouts known: a list of objects with item_id, start_s, end_s and label, or "
+            'an object with "database" (ActivityNet) or "videos".'
+        )
+    classes = value.get("classes")
+    if classes is not None and not (isinstance(classes, list) and all(isinstance(c, str) for c in classes)):
+        raise AnnotationError(f'{path}: "classes" must be a list of names.')
+    file = _File([], tuple(classes) if classes is not None else None)
+    for item, video in videos.items():
+        where = f"{path}, video {item!r}"
+        entries = video.get("annotations", []) if isinstance(video, dict) else None
+        if not isinstance(entries, list):
+            raise AnnotationError(f'{where}: expected an object with a list "annotations".')
+        split = str(video.get("subset", ""))
+        duration = video.get("duration_s", video.get("duration"))
+        if duration is not None:
+            file.durations_s[item] = _number(where, "duration", duration)
+        file.lines.append(_Line(where, item, None, None, split))
+        file.lines.extend(_nested_line(f"{where}, annotation {k}", item, split, e) for k, e in enumerate(entries))
+    return file, sha256
+
+
+def _flat_line(where: str, entry: Any) -> _Line:
+    if not isinstance(entry, dict) or not isinstance(entry.get("item_id"), str) or not entry["item_id"]:
+        raise AnnotationError(f'{where}: expected an object with "item_id", "start_s", "end_s" and "label".')
+    split = str(entry.get("split") or "")
+    if all(entry.get(name) is None for name in ("start_s", "end_s", TASK)):
+        return _Line(where, entry["item_id"], None, None, split)
+    return _nested_line(where, entry["item_id"], split, entry)
+
+
+def _nested_line(where: str, item: str, split: str, entry: Any) -> _Line:
+    if not isinstance(entry, dict) or not isinstance(entry.get("label"), str) or not entry["label"]:
+        raise AnnotationError(f'{where}: expected an object with a "label" that is a name.')
+    ends = entry.get("segment", [entry.get("start_s"), entry.get("end_s")])
+    if not isinstance(ends, list) or len(ends) != 2:
+        raise AnnotationError(f'{where}: "segment" must be [start, end] in seconds, found {ends!r}.')
+    start, end = (_number(where, name, value) for name, value in zip(("start", "end"), ends, strict=True))
+    if not 0 <= start < end:
+        raise AnnotationError(f"{where}: the segment goes from {start} s to {end} s; it must end after its start.")
+    return _Line(where, item, Span(start, end), entry["label"], split, str(entry.get("id") or ""))
+
+
+def _number(where: str, name: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise AnnotationError(f"{where}: {name} must be a number of seconds, found {value!r}.")
+    return float(value)
+
+
+def _classes(path: Path, file: _File) -> tuple[str, ...]:
+    used = {line.label for line in file.lines if line.label is not None}
+    if not used:
+        raise AnnotationError(f"{path} holds no segment with a label.")
+    if file.classes is None:
+        return tuple(sorted(used))
+    unlisted = sorted(used - set(file.classes))
+    if unlisted or len(set(file.classes)) < len(file.classes):
+        problem = f"lacks {unlisted[0]!r}, which a segment has" if unlisted else "lists a name twice"
+        raise AnnotationError(f'{path}: "classes" {problem}.')
+    return file.classes
+
+
+def _segments(file: _File, classes: tuple[str, ...]) -> Iterator[Segment]:
+    index = {name: k for k, name in enumerate(classes)}
+    numbers: Counter[str] = Counter()
+    seen: set[str] = set()
+    for line in file.lines:
+        if line.span is None or line.label is None:
+            continue
+        segment_id = line.id or f"{line.item_id}#{numbers[line.item_id]}"
+        numbers[line.item_id] += 1
+        if segment_id in seen:
+            raise AnnotationError(f"{line.where}: the id {segment_id!r} occurs a second time.")
+        seen.add(segment_id)
+        yield Segment(item_id=line.item_id, span=line.span, labels={TASK: index[line.label]}, id=segment_id)
+
+
+def _split_order(name: str) -> tuple[int, str]:
+    known = ("train", "validation", "test")
+    return (known.index(name) if name in known else len(known), name)
+
+
+def _names(paths: Mapping[str, Path]) -> tuple[dict[str, list[str]], ...]:
+    """For each way an id may name a file: files by id."""
+    levels: tuple[defaultdict[str, list[str]], ...] = tuple(defaultdict(list) for _ in range(4))
+    for name in paths:
+        path = PurePosixPath(name)
+        for level, key in zip(levels, (name, str(path.with_suffix("")), path.name, path.stem), strict=True):
+            level[key].append(name)
+    return tuple(dict(level) for level in levels)
