@@ -11,10 +11,12 @@ participant is a place no head has seen. Everything follows from the seed; files
 
 from __future__ import annotations
 
+import heapq
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -150,11 +152,14 @@ def write_video(path: Path, scenes: Sequence[Scene], *, seed: int, kitchen: int,
         video.width, video.height, video.pix_fmt = form.width_px, form.height_px, "yuv420p"
         video.codec_context.thread_count = 1
         audio = container.add_stream("aac", rate=SAMPLE_RATE_HZ, layout="mono")
-        for picture in _pictures(scenes, seed=seed, kitchen=kitchen, form=form):
-            container.mux(video.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        pictures = _frames(_pictures(scenes, seed=seed, kitchen=kitchen, form=form), form.fps)
+        blocks = _blocks(_sound(scenes, seed=seed))
+        timed: Iterator[tuple[Fraction, av.VideoFrame | av.AudioFrame]] = heapq.merge(
+            pictures, blocks, key=itemgetter(0)
+        )
+        for _, frame in timed:
+            container.mux(video.encode(frame) if isinstance(frame, av.VideoFrame) else audio.encode(frame))
         container.mux(video.encode(None))
-        for block in _blocks(_sound(scenes, seed=seed)):
-            container.mux(audio.encode(block))
         container.mux(audio.encode(None))
 
 
@@ -212,13 +217,20 @@ def _sound(scenes: Sequence[Scene], *, seed: int) -> NDArray[np.float32]:
     return track.astype(np.float32)
 
 
-def _blocks(track: NDArray[np.float32]) -> Iterator[av.AudioFrame]:
+def _frames(pictures: Iterable[NDArray[np.uint8]], fps: Fraction) -> Iterator[tuple[Fraction, av.VideoFrame]]:
+    for k, picture in enumerate(pictures):
+        frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+        frame.pts, frame.time_base = k, 1 / fps
+        yield k / fps, frame
+
+
+def _blocks(track: NDArray[np.float32]) -> Iterator[tuple[Fraction, av.AudioFrame]]:
     for first in range(0, len(track), _AAC_FRAME):
         block = av.AudioFrame.from_ndarray(track[None, first : first + _AAC_FRAME], format="fltp", layout="mono")
         block.sample_rate = SAMPLE_RATE_HZ
         block.time_base = Fraction(1, SAMPLE_RATE_HZ)
         block.pts = first
-        yield block
+        yield Fraction(first, SAMPLE_RATE_HZ), block
 
 
 def _starts(scenes: Sequence[Scene]) -> list[Fraction]:
