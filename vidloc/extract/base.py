@@ -11,16 +11,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from pydantic import Field, JsonValue
+from torch import nn
 
 from vidloc.core.options import Options
 from vidloc.core.records import Kind, Source
 from vidloc.core.rows import FieldSpec, Rows
+from vidloc.errors import OptionError
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,7 @@ class FrameInput:
 
 @dataclass(frozen=True)
 class AudioInput:
-    """`num_samples` mono samples around the row's centre: `Sample.data` is float32 `(num_samples,)`, zeros outside the track."""
+    """Mono sound around the row's centre: `Sample.data` is float32 `(num_samples,)`, zeros outside the track."""
 
     num_samples: int
     sample_rate_hz: int
@@ -68,6 +70,8 @@ class TextInput:
 
 
 Precision = Literal["float32", "tf32", "bfloat16", "float16"]
+_GPU_PRECISIONS = ("tf32", "float16")
+Network = TypeVar("Network", bound=nn.Module)
 EncoderInput = ClipInput | FrameInput | AudioInput | TextInput
 
 
@@ -99,7 +103,7 @@ class EncoderOptions(Options):
     )
     precision: Precision = Field(
         "float32",
-        description="Arithmetic of the network. tf32 (NVIDIA only), bfloat16 and float16 are faster and less exact.",
+        description="Arithmetic of the network. bfloat16 and, on GPUs, tf32 and float16 are faster and less exact.",
     )
     dtype: Literal["float16", "float32"] = Field("float16", description="How feature rows are stored.")
 
@@ -144,9 +148,16 @@ class Encoder(ABC):
 
         Raises:
             WeightsError: the checkpoint is missing or does not fit; the message says how to get the right one.
+            OptionError: the device has no such arithmetic.
         """
+        if device.type == "cpu" and options.precision in _GPU_PRECISIONS:
+            raise OptionError(
+                f"encoder {name!r}: precision={options.precision} needs a GPU; a CPU would take 100 times longer. "
+                "Use precision=bfloat16, or float32."
+            )
+        self.options, self.device = options, device
 
-    @classmethod
+    @classmethod  # noqa: B027  (there is nothing to look for unless an encoder says so)
     def check_weights(cls, options: EncoderOptions, *, name: str) -> None:
         """Make sure that the weights are at hand, by a look at the disk, before any work is done.
 
@@ -175,6 +186,12 @@ class Encoder(ABC):
     def preferred_batch(self) -> int:
         """Samples per call: batches on GPUs, one at a time on CPU, where larger ones are slower per clip."""
         return 16 if self.device.type == "cuda" else 1
+
+
+def placed(network: Network, device: torch.device, layout: torch.memory_format) -> Network:
+    """A network ready to be called: in eval mode, on its device, its weights in the layout its samples come in."""
+    network.eval().requires_grad_(requires_grad=False)
+    return network.to(device=device, memory_format=layout)  # type: ignore[call-overload,no-any-return]  # not in its stubs
 
 
 @contextmanager

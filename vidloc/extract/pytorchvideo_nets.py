@@ -1,7 +1,7 @@
 """What the clip networks of pytorchvideo have in common: building, folding, input and the way a clip is encoded.
 
-Only `pytorchvideo.models` is imported, and only here: `pytorchvideo.transforms` fails beside torchvision 0.17 and later,
-so resizing, cropping and normalising are ours (specs/encoders.md sections 2 and 5.1).
+Only `pytorchvideo.models` is imported, and only here: `pytorchvideo.transforms` fails beside torchvision 0.17 and
+later, so resizing, cropping and normalising are ours (specs/encoders.md sections 2 and 5.1).
 
 Three things make a network faster without changing its answer (to 1e-6 of the maximum): inference mode, the
 channels-last layout, and batch norms folded into the convolutions before them.
@@ -13,7 +13,8 @@ import warnings
 from abc import abstractmethod
 from collections.abc import Sequence
 from fractions import Fraction
-from typing import ClassVar, Self
+from itertools import pairwise
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -32,6 +33,7 @@ from vidloc.extract.base import (
     Sample,
     StreamTemplate,
     arithmetic,
+    placed,
     stacked,
 )
 
@@ -80,10 +82,10 @@ class ClipEncoder(Encoder):
     tap: ClassVar[str]
 
     def __init__(self, options: EncoderOptions, *, name: str, device: torch.device) -> None:
+        super().__init__(options, name=name, device=device)
         if not isinstance(options, ClipOptions):
             raise TypeError(f"{name} takes ClipOptions, got {type(options).__name__}.")
         self.options: ClipOptions = options
-        self.device = device
         checkpoint = weights.resolve(options.weights, name)
         with weights.seeded(checkpoint.seed or 0):
             network: nn.Module = getattr(hub, name)(pretrained=False)
@@ -95,7 +97,7 @@ class ClipEncoder(Encoder):
             state = {name: tensor for name, tensor in renamed.items() if not name.startswith(classifier)}
             weights.load_into(network, state, where=str(checkpoint.path))
         self.weights_name, self.weights_sha256 = checkpoint.name, checkpoint.sha256
-        self.network = fold_batch_norms(network.eval()).to(device, memory_format=torch.channels_last_3d)
+        self.network = placed(fold_batch_norms(network.eval()), device, torch.channels_last_3d)
 
     @classmethod
     def check_weights(cls, options: EncoderOptions, *, name: str) -> None:
@@ -155,16 +157,13 @@ def fold_batch_norms(network: nn.Module) -> nn.Module:
     """
     for module in list(network.modules()):
         children: list[tuple[str, nn.Module]] = list(module.named_children())
-        for (conv_name, conv), (norm_name, norm) in zip(children, children[1:], strict=False):
+        for (conv_name, conv), (norm_name, norm) in pairwise(children):
             if isinstance(conv, nn.Conv3d) and isinstance(norm, nn.BatchNorm3d):
                 setattr(module, conv_name, fuse_conv_bn_eval(conv, norm))
                 setattr(module, norm_name, None)
     return network
 
 
-def blocks_of(network: nn.Module) -> nn.ModuleList:
-    """The blocks of a pytorchvideo network; the last one is its head (pool, dropout, projection)."""
-    blocks = network.blocks
-    if not isinstance(blocks, nn.ModuleList):
-        raise TypeError(f"{type(network).__name__} is no network of pytorchvideo.")
-    return blocks
+def blocks_of(network: Any) -> list[Any]:
+    """The blocks of a pytorchvideo network (untyped); the last one is its head: pool, dropout, projection."""
+    return list(network.blocks)

@@ -20,7 +20,7 @@ class ResNet3D(ClipEncoder):
     num_frames = 8
     num_features = 2048
     source = Source(
-        paper="Carreira, Zisserman. Quo Vadis, Action Recognition? CVPR 2017; Wang et al. Non-local Neural Networks. CVPR 2018.",
+        paper="Carreira, Zisserman. Quo Vadis, Action Recognition? A New Model and the Kinetics Dataset. CVPR 2017.",
         code="https://github.com/facebookresearch/pytorchvideo",
         commit="release 0.1.5",
         licence="Apache-2.0 (code); no separate licence is stated for the published weights",

@@ -1,8 +1,8 @@
 """SlowFast R50 8x8: a slow and a fast pathway over one clip (Feichtenhofer et al., ICCV 2019), by pytorchvideo.
 
 32 frames over 64/30 s; the slow pathway sees eight of them. The row is the pooled output of both pathways, slow first
-(2048 + 256), averaged over positions: the input of the classifier. At a crop of 224 pixels there is one position, at 256
-there are four.
+(2048 + 256), averaged over positions: the input of the classifier. At a crop of 224 pixels there is one position, at
+256 there are four.
 
 Checkpoints under pytorchvideo's and under PySlowFast's names load; classifiers, such as the two heads of the
 EPIC-KITCHENS-100 checkpoint, are left aside (specs/encoders.md section 5.2). That one learned with `window_s=16/15`.

@@ -1,8 +1,8 @@
 """Checkpoints: where they are published, where they are kept, and how they are loaded without running their code.
 
-A `weights` option is a path, `random:SEED`, or empty for the published checkpoint, which `vidloc weights fetch NAME` has
-put into the cache folder (`$VIDLOC_CACHE/weights`, else `~/.cache/vidloc/weights`). Nothing is ever downloaded on the
-way: a missing file ends the run before any work, with the line that gets it.
+A `weights` option is a path, `random:SEED`, or empty for the published checkpoint, which `vidloc weights fetch NAME`
+has put into the cache folder (`$VIDLOC_CACHE/weights`, else `~/.cache/vidloc/weights`). Nothing is ever downloaded on
+the way: a missing file ends the run before any work, with the line that gets it.
 
 Addresses, hashes and licences are those of specs/encoders.md section 3. A publisher's eight hex digits in a file name
 are the beginning of the file's SHA-256. Where none is published, the hash seen at the first download is written beside
@@ -75,7 +75,7 @@ PUBLISHED: Mapping[str, Published] = {
             f"{_KINETICS}/I3D_8x8_R50.pyth",
             "",
             _PYTORCHVIDEO_LICENCE,
-            "Carreira and Zisserman, Quo Vadis, Action Recognition?, CVPR 2017; Wang et al., Non-local Networks, CVPR 2018",
+            "Carreira and Zisserman, Quo Vadis, Action Recognition?, CVPR 2017",
         ),
         Published(
             "vggish",
