@@ -1,0 +1,346 @@
+"""One pass over the picture track that serves every encoder: each row's frames, as soon as the last one is known.
+
+Which frame a row's cell shows follows `vidloc.core.timeline.frames_at_cells`: the one with the largest presentation
+time strictly before the cell's midpoint. Here the rule is applied while decoding: when a frame arrives, its predecessor
+is known to be on screen until then, and goes to every cell whose midpoint lies after the predecessor's time and not
+after the new one's. Comparisons are between integers (ticks of the track's time base), hence exact.
+
+Rules for times:
+
+* Second 0 is the presentation time of the first frame. The last frame lasts for its stated duration, else the median
+  gap, else one frame at the stated rate, else until the stated end of the file.
+* Decoders give frames in display order. Where their times are not (AVI files with B-frames store none that are), the
+  times are put in order and the frames keep theirs.
+* A frame without a time comes one frame duration after its predecessor; one at or slightly before its predecessor's
+  time replaces it. A jump of more than 1 s back or 10 minutes ahead ends the pass and is damage: no time is invented.
+* Rows are those whose centre lies before the end of the last frame, at least one.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections import Counter, deque
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vidloc.core.timeline import TimeGrid
+from vidloc.errors import MediaError
+from vidloc.extract.base import ClipInput, FrameInput, Sample
+from vidloc.extract.media import TrackDecoder, open_media, rate_text, video_track
+from vidloc.extract.pictures import Picture, PictureMaker, Shown
+
+VideoWants = Mapping[str, tuple[ClipInput | FrameInput, TimeGrid]]
+
+_MAX_STEP_BACK_S = Fraction(1)
+_MAX_GAP_S = Fraction(600)
+
+
+@dataclass(frozen=True)
+class VideoReport:
+    """What one pass over a picture track found.
+
+    Attributes:
+        duration_s: end of the last frame, counted from the first.
+        origin_s: presentation time of the first frame in the file.
+        fps_nominal: stated frame rate as "num/den".
+        fps_measured: frames decoded by duration; `None` for a video of no duration.
+        variable_rate: whether gaps between frames differ by more than a tenth of their median.
+        rotation_deg: display rotation that was applied, counter-clockwise.
+        width_px, height_px: picture size after rotation.
+        extent_s: start and end of the track.
+        damage: what could not be read or decoded, in a sentence; `None` for a sound file.
+    """
+
+    duration_s: Fraction
+    origin_s: Fraction
+    num_frames: int
+    fps_nominal: str | None
+    fps_measured: float | None
+    variable_rate: bool
+    rotation_deg: int
+    width_px: int
+    height_px: int
+    damage: str | None
+
+    @property
+    def extent_s(self) -> tuple[Fraction, Fraction]:
+        """Start and end of the track."""
+        return Fraction(0), self.duration_s
+
+
+class VideoPass:
+    """Iterates once over a file's picture track and yields `(stream, row, sample)`, rows of a stream in order.
+
+    Args:
+        path: the file.
+        wants: per stream what each sample must be, and the grid of its rows.
+
+    Raises (while iterating):
+        MediaError: the file has no picture track, or no frame of it can be decoded.
+
+    Example:
+        video = VideoPass("a.mp4", {"objects": (FrameInput(), center_grid(1, 1))})
+        for stream, row, sample in video: ...
+        print(video.report.duration_s)
+    """
+
+    def __init__(self, path: str | Path, wants: VideoWants) -> None:
+        self._path = path
+        self._wants = dict(wants)
+        self._report: VideoReport | None = None
+
+    @property
+    def report(self) -> VideoReport:
+        """What the pass found; known once all samples were taken."""
+        if self._report is None:
+            raise RuntimeError(f"the pass over {self._path} has not ended; take all of its samples first")
+        return self._report
+
+    def __iter__(self) -> Iterator[tuple[str, int, Sample]]:
+        with open_media(self._path) as container:
+            track = video_track(container)
+            if track is None:
+                raise MediaError(f"{self._path} has no picture track.")
+            track.thread_type = "AUTO"
+            frames = _OrderedFrames(container, track)
+            base: Fraction = track.time_base
+            windows = [_Windows(name, *want, time_base=base) for name, want in self._wants.items()]
+            shown: Shown | None = None
+            maker: PictureMaker | None = None
+            for tick, frame in frames:
+                if shown is not None:
+                    for window in windows:
+                        yield from window.show(shown, until=tick)
+                maker = maker or PictureMaker(frame)
+                shown = Shown(tick, frame, maker)
+            if shown is None or maker is None:
+                reasons = "; ".join(frames.decoder.failures("picture")) or "the track is empty"
+                raise MediaError(f"{self._path} has no frame that can be decoded: {reasons}.")
+            duration = frames.end_tick() * base
+            for window in windows:
+                yield from window.finish(shown, duration)
+            self._report = self._reported(frames, track, duration, maker)
+
+    def _reported(self, frames: _OrderedFrames, track: Any, duration: Fraction, maker: PictureMaker) -> VideoReport:
+        return VideoReport(
+            duration_s=duration,
+            origin_s=frames.origin_tick * track.time_base,
+            num_frames=frames.num_frames,
+            fps_nominal=rate_text(track.average_rate),
+            fps_measured=float(frames.num_frames / duration) if duration else None,
+            variable_rate=frames.gaps.vary(),
+            rotation_deg=maker.rotation_deg,
+            width_px=maker.width_px,
+            height_px=maker.height_px,
+            damage=frames.damage(duration),
+        )
+
+
+class _Gaps:
+    """Ticks between neighbouring frames, kept as counts: a long video has few distinct ones."""
+
+    def __init__(self) -> None:
+        self._counts: Counter[int] = Counter()
+
+    def add(self, ticks: int) -> None:
+        self._counts[ticks] += 1
+
+    def median(self) -> int | None:
+        """The (lower) median gap, `None` for fewer than two frames."""
+        half = (self._counts.total() + 1) // 2
+        for ticks in sorted(self._counts):
+            half -= self._counts[ticks]
+            if half <= 0:
+                return ticks
+        return None
+
+    def vary(self) -> bool:
+        """Whether a gap differs from the median by more than a tenth of it.
+
+        One tick of rounding is allowed where a gap has several: Matroska counts in milliseconds.
+        """
+        median = self.median()
+        if median is None:
+            return False
+        allowed = max(median / 10, 1 if median >= 4 else 0)
+        return any(abs(ticks - median) > allowed for ticks in self._counts)
+
+
+class _OrderedFrames:
+    """Decoded frames with their ticks from the first frame, in display order and ascending."""
+
+    def __init__(self, container: Any, track: Any) -> None:
+        self.decoder: TrackDecoder[Any] = TrackDecoder(container, track)
+        self.gaps = _Gaps()
+        self.num_frames = 0
+        self.origin_tick = 0
+        self._container = container
+        self._track = track
+        self._num_corrupt = 0
+        self._jump: str | None = None
+        self._last_tick = 0
+        self._last_duration = 0
+
+    def __iter__(self) -> Iterator[tuple[int, Any]]:
+        ticks: list[int] = []
+        frames: deque[Any] = deque()
+        newest = None
+        for frame in self.decoder:
+            newest = self._stated_tick(frame, newest)
+            heapq.heappush(ticks, newest)
+            frames.append(frame)
+            # As many as the decoder itself holds back to bring frames into display order.
+            if len(frames) > self._track.codec_context.reorder_depth:
+                timed = self._timed(heapq.heappop(ticks), frames.popleft())
+                if timed is None:
+                    return
+                yield timed
+        while frames and (timed := self._timed(heapq.heappop(ticks), frames.popleft())) is not None:
+            yield timed
+
+    def end_tick(self) -> int:
+        """Tick at which the last frame ends."""
+        return self._last_tick + (
+            self._last_duration or self.gaps.median() or self._frame_ticks() or self._ticks_left()
+        )
+
+    def damage(self, duration_s: Fraction) -> str | None:
+        """A sentence about what could not be read or decoded."""
+        decoder = self.decoder
+        said = decoder.failures("picture")
+        lost = decoder.num_packets - decoder.num_hidden - decoder.num_failed - self.num_frames
+        if 0 < decoder.num_before_key <= lost:
+            said.append(f"the first {decoder.num_before_key} packets come before any key frame and cannot be decoded")
+        if self._num_corrupt:
+            said.append(f"{self._num_corrupt} of {self.num_frames} frames decode with errors")
+        if self._jump:
+            said.append(self._jump)
+        if (shortfall := self._shortfall(duration_s)) is not None:
+            said.append(shortfall)
+        return "; ".join(said) or None
+
+    def _stated_tick(self, frame: Any, newest: int | None) -> int:
+        if frame.pts is not None:
+            return int(frame.pts)
+        return 0 if newest is None else newest + (frame.duration or self._frame_ticks() or 1)
+
+    def _timed(self, stated: int, frame: Any) -> tuple[int, Any] | None:
+        """The frame with its tick from the first frame; `None` where times jump and the pass must end."""
+        base: Fraction = self._track.time_base
+        if self.num_frames == 0:
+            self.origin_tick = stated
+        tick = stated - self.origin_tick
+        gap_s = (tick - self._last_tick) * base
+        if gap_s > _MAX_GAP_S or gap_s < -_MAX_STEP_BACK_S:
+            self._jump = (
+                f"the frame times jump from {float(self._last_tick * base):.3f} s to {float(tick * base):.3f} s, and "
+                "what follows was left out"
+            )
+            return None
+        tick = max(tick, self._last_tick)
+        if self.num_frames and tick > self._last_tick:
+            self.gaps.add(tick - self._last_tick)
+        self.num_frames += 1
+        self._num_corrupt += frame.is_corrupt
+        self._last_tick = tick
+        self._last_duration = frame.duration if frame.duration and frame.duration * base <= _MAX_GAP_S else 0
+        return tick, frame
+
+    def _frame_ticks(self) -> int:
+        rate = self._track.average_rate
+        return round(1 / (rate * self._track.time_base)) if rate else 0
+
+    def _ticks_left(self) -> int:
+        """Ticks from the last frame to the stated end of the file; 0 where none is stated or it is beyond belief."""
+        stated = Fraction(self._container.duration or 0, 1_000_000)
+        left = stated - self._last_tick * self._track.time_base
+        return round(left / self._track.time_base) if 0 < left <= _MAX_GAP_S else 0
+
+    def _shortfall(self, duration_s: Fraction) -> str | None:
+        """What the header promises beyond what came.
+
+        Some headers count frames that a file never shows, others guess a length from the bit rate: with a frame count
+        both must fall short, without one the length must by a second and a tenth.
+        """
+        track, decoder = self._track, self.decoder
+        if not track.duration:
+            return None
+        stated_s = track.duration * track.time_base
+        stated_frames = track.frames - decoder.num_hidden
+        missing_s = stated_s - duration_s
+        if track.frames:
+            gap = (self.gaps.median() or 0) * track.time_base
+            short = missing_s > gap * Fraction(3, 2) and self.num_frames + decoder.num_failed < stated_frames
+            promised = f"{stated_frames} frames and {float(stated_s):.2f} s"
+        else:
+            short = missing_s > max(Fraction(1), stated_s / 10)
+            promised = f"{float(stated_s):.2f} s"
+        if not short:
+            return None
+        return f"the header promises {promised}, but {self.num_frames} frames and {float(duration_s):.2f} s decode"
+
+
+class _Windows:
+    """Rows of one stream that wait for frames, by the tick of the next cell to fill."""
+
+    def __init__(self, name: str, want: ClipInput | FrameInput, grid: TimeGrid, *, time_base: Fraction) -> None:
+        self._name = name
+        self._want = want
+        self._grid = grid
+        self._base = time_base
+        self._num_cells = want.num_frames if isinstance(want, ClipInput) else 1
+        # Cell c of row r has its midpoint at (first + r * row_step + c * cell_step) / unit ticks, all four integers.
+        cell = grid.window_s / self._num_cells
+        parts = [x / time_base for x in (grid.start_s + cell / 2, grid.stride_s, cell)]
+        self._unit = math.lcm(*(p.denominator for p in parts))
+        self._first, self._row_step, self._cell_step = (int(p * self._unit) for p in parts)
+        self._next_row = 0
+        self._waiting: list[tuple[int, int, int]] = []
+        self._filled: dict[int, list[tuple[int, Picture]]] = {}
+        self._open_row()
+
+    def show(self, shown: Shown, *, until: int) -> Iterator[tuple[str, int, Sample]]:
+        """Fill the cells that see a frame which is on screen until a tick; yield the rows that are full."""
+        while self._waiting[0][0] <= until:
+            yield from self._fill_next(shown)
+
+    def finish(self, shown: Shown, duration_s: Fraction) -> Iterator[tuple[str, int, Sample]]:
+        """Fill what is left with the last frame; rows centred after the end are dropped."""
+        before_end = (duration_s - self._grid.first_center_s) / self._grid.stride_s
+        num_rows = max(math.ceil(before_end), 1)
+        while self._waiting:
+            if self._waiting[0][1] < num_rows:
+                yield from self._fill_next(shown)
+            else:
+                heapq.heappop(self._waiting)
+
+    def _fill_next(self, shown: Shown) -> Iterator[tuple[str, int, Sample]]:
+        _, row, cell = heapq.heappop(self._waiting)
+        if row == self._next_row - 1:
+            self._open_row()
+        filled = self._filled.setdefault(row, [])
+        filled.append((shown.tick, shown.at(self._want.size)))
+        if cell + 1 < self._num_cells:
+            heapq.heappush(self._waiting, (self._tick(row, cell + 1), row, cell + 1))
+        else:
+            sample = self._sample(row, self._filled.pop(row), shown.image_size)
+            yield self._name, row, sample
+
+    def _open_row(self) -> None:
+        heapq.heappush(self._waiting, (self._tick(self._next_row, 0), self._next_row, 0))
+        self._next_row += 1
+
+    def _tick(self, row: int, cell: int) -> int:
+        """The first whole tick at or after a cell's midpoint: a frame is strictly before one iff before the other."""
+        return -((-self._first - row * self._row_step - cell * self._cell_step) // self._unit)
+
+    def _sample(self, row: int, filled: Sequence[tuple[int, Picture]], image_size: tuple[int, int]) -> Sample:
+        data = np.stack([p for _, p in filled]) if isinstance(self._want, ClipInput) else filled[0][1]
+        pts_s = np.array([float(tick * self._base) for tick, _ in filled])
+        return Sample(self._grid.span(row), data, pts_s, image_size=image_size)

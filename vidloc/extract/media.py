@@ -1,0 +1,257 @@
+"""Opening video and sound files: what a header says, a track decoded packet by packet, and the facts kept of a source.
+
+Rules that hold for every file:
+
+* A file is recognised by its content, whatever its name, and only as a plain file: playlists that point to other
+  files or addresses are not followed.
+* The picture track is the first one that is no attached cover picture; the sound track is the first one.
+* A packet that cannot be decoded is left out and counted; decoding goes on behind it. How many threads decode must
+  not decide how much of a damaged file is used, and stopping at the first error would make it so.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import av
+
+from vidloc.errors import MediaError
+
+_MIB = 1 << 20
+# Errors while the decoder is emptied at the end lose one frame each; a decoder holds no more frames than this.
+_MAX_FLUSHES = 64
+
+Frame = TypeVar("Frame")
+
+
+@dataclass(frozen=True)
+class MediaProbe:
+    """What a file's header says of its tracks; headers may be wrong, decoding decides.
+
+    Attributes:
+        has_video, has_audio: which tracks there are; a cover picture is no video track.
+        duration_s: stated length of the picture track, else of the whole file.
+        fps_nominal: stated frame rate as "num/den".
+        num_frames: stated number of frames.
+        rotation_deg: display rotation, counter-clockwise, as the first frame carries it.
+        width_px, height_px: size after rotation.
+        sample_rate_hz: native rate of the sound track.
+
+    All but the first two are `None` where there is no such track or nothing is stated.
+    """
+
+    has_video: bool
+    has_audio: bool
+    duration_s: float | None = None
+    fps_nominal: str | None = None
+    num_frames: int | None = None
+    rotation_deg: int | None = None
+    width_px: int | None = None
+    height_px: int | None = None
+    sample_rate_hz: int | None = None
+
+
+@dataclass(frozen=True)
+class SourceFacts:
+    """A file's name, size, and sha256 of its first and last MiB (of all of it up to 2 MiB)."""
+
+    name: str
+    num_bytes: int
+    sha256: str
+
+
+def probe(path: str | Path) -> MediaProbe:
+    """Read a file's header; the first frame is decoded for its rotation.
+
+    Raises:
+        MediaError: the file is missing, empty, unreadable, or holds neither picture nor sound.
+    """
+    with open_media(path) as container:
+        video, audio = video_track(container), audio_track(container)
+        if video is None and audio is None:
+            found = ", ".join(sorted({s.type for s in container.streams})) or "no tracks at all"
+            raise MediaError(f"{path} holds neither picture nor sound (found: {found}). Remove it from the list.")
+        rate = None if audio is None else audio.codec_context.sample_rate or None
+        length = _stated_seconds(container, video)
+        if video is None:
+            return MediaProbe(has_video=False, has_audio=True, duration_s=length, sample_rate_hz=rate)
+        rotation = _first_rotation(container, video)
+        width, height = displayed_size(video.width, video.height, rotation or 0)
+        return MediaProbe(
+            has_video=True,
+            has_audio=audio is not None,
+            duration_s=length,
+            fps_nominal=rate_text(video.average_rate),
+            num_frames=video.frames or None,
+            rotation_deg=rotation,
+            width_px=width or None,
+            height_px=height or None,
+            sample_rate_hz=rate,
+        )
+
+
+def source_facts(path: str | Path) -> SourceFacts:
+    """Facts by which a source is recognised later without reading all of it."""
+    path = Path(path)
+    size = path.stat().st_size
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        digest.update(file.read(_MIB))
+        file.seek(max(file.tell(), size - _MIB))
+        digest.update(file.read(_MIB))
+    return SourceFacts(path.name, size, digest.hexdigest())
+
+
+@contextmanager
+def open_media(path: str | Path) -> Iterator[Any]:
+    """A file opened for demuxing, as PyAV's input container.
+
+    Raises:
+        MediaError: it cannot be opened; the reason is said in one line.
+    """
+    name = os.fspath(path)
+    try:
+        # With the protocol named, a dash or a colon in a name means nothing; the whitelist keeps playlists from
+        # reaching beyond this file.
+        container = av.open(f"file:{name}", options={"protocol_whitelist": "file"})
+    except (av.FFmpegError, UnicodeEncodeError, ValueError) as error:
+        raise MediaError(f"{name} cannot be opened: {_why_not(Path(name), error)}.") from error
+    with container:
+        yield container
+
+
+def video_track(container: Any) -> Any | None:
+    """The first picture track that is no attached cover picture."""
+    cover = av.stream.Disposition.attached_pic
+    return next((s for s in container.streams.video if not s.disposition & cover), None)
+
+
+def audio_track(container: Any) -> Any | None:
+    """The first sound track."""
+    return next(iter(container.streams.audio), None)
+
+
+def displayed_size(width: int, height: int, rotation_deg: int) -> tuple[int, int]:
+    """Width and height after the nearest quarter turn."""
+    return (height, width) if round(rotation_deg / 90) % 2 else (width, height)
+
+
+def rate_text(rate: Fraction | None) -> str | None:
+    """A frame rate as "num/den"."""
+    return f"{rate.numerator}/{rate.denominator}" if rate else None
+
+
+def one_line(error: BaseException) -> str:
+    """What a decoder says of an error, without its place in the source code of the library."""
+    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    log = getattr(error, "log", None)
+    detail = str(log[2]).strip() if log else ""
+    return " ".join(f"{text} ({detail})".split() if detail else text.split())
+
+
+class TrackDecoder(Generic[Frame]):
+    """Frames of one track in the order the decoder gives them; what fails is counted, not fatal.
+
+    Attributes:
+        num_packets: packets read.
+        num_hidden: packets that an edit list hides.
+        num_failed: packets that could not be decoded.
+        num_before_key: packets ahead of the first key frame.
+        first_failure: what the decoder said of the first failed packet.
+        read_error: why reading ended early, `None` if it did not.
+    """
+
+    def __init__(self, container: Any, track: Any) -> None:
+        self._container = container
+        self._track = track
+        self._key_seen = False
+        self.num_packets = 0
+        self.num_hidden = 0
+        self.num_failed = 0
+        self.num_before_key = 0
+        self.first_failure: str | None = None
+        self.read_error: str | None = None
+
+    def __iter__(self) -> Iterator[Frame]:
+        packets = self._container.demux(self._track)
+        while (packet := self._next_packet(packets)) is not None:
+            if packet.size:
+                self._count(packet)
+                yield from self._frames_of(packet)
+        yield from self._frames_left()
+
+    def failures(self, what: str) -> list[str]:
+        """Sentences about what could not be read or decoded; `what` names a packet of this track."""
+        said = []
+        if self.num_failed:
+            said.append(
+                f"{self.num_failed} of {self.num_packets} {what} packets could not be decoded "
+                f"(first reason: {self.first_failure})"
+            )
+        if self.read_error:
+            said.append(f"reading stopped early: {self.read_error}")
+        return said
+
+    def _next_packet(self, packets: Iterator[Any]) -> Any | None:
+        try:
+            return next(packets, None)
+        except av.FFmpegError as error:
+            self.read_error = one_line(error)
+            return None
+
+    def _count(self, packet: Any) -> None:
+        self.num_packets += 1
+        self.num_hidden += packet.is_discard
+        self._key_seen = self._key_seen or packet.is_keyframe
+        self.num_before_key += not self._key_seen
+
+    def _frames_of(self, packet: Any) -> list[Frame]:
+        try:
+            frames: list[Frame] = packet.decode()
+        except av.FFmpegError as error:
+            self.num_failed += 1
+            self.first_failure = self.first_failure or one_line(error)
+            return []
+        return frames
+
+    def _frames_left(self) -> Iterator[Frame]:
+        for _ in range(_MAX_FLUSHES):
+            try:
+                yield from self._track.codec_context.decode(None)
+            except av.EOFError:
+                return
+            except av.FFmpegError as error:
+                self.num_failed += 1
+                self.first_failure = self.first_failure or one_line(error)
+            else:
+                return
+
+
+def _why_not(path: Path, error: Exception) -> str:
+    if path.is_dir():
+        return "it is a folder"
+    if not path.exists():
+        return "there is no such file"
+    if path.stat().st_size == 0:
+        return "the file is empty (0 bytes)"
+    return f"no video or sound was recognised in it ({one_line(error)}); it may be cut off or no media file"
+
+
+def _stated_seconds(container: Any, track: Any | None) -> float | None:
+    if track is not None and track.duration and track.time_base:
+        return float(track.duration * track.time_base)
+    return container.duration / av.time_base if container.duration else None
+
+
+def _first_rotation(container: Any, track: Any) -> int | None:
+    try:
+        return int(next(container.decode(track)).rotation)
+    except (av.FFmpegError, StopIteration):
+        return None

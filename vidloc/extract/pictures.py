@@ -1,0 +1,121 @@
+"""From a decoded frame to the picture a network sees: colour, display rotation, resize, centre crop.
+
+Pixel rules, the same for every encoder:
+
+* Colour: converted to 8-bit RGB by libswscale with the matrix and range the frame states; deeper samples are scaled
+  to 0-255, gray becomes three equal channels, an alpha channel is dropped.
+* The display rotation (nearest quarter turn, counter-clockwise) is applied before anything else.
+* Pixels are taken as stored: a sample aspect ratio other than 1 is not applied, interlaced frames are not
+  de-interlaced. Published features were made that way.
+* Resize: torch's bilinear filter on uint8 with rounding, as torchvision resizes such images; the longer side is
+  truncated to an integer.
+* Centre crop: the offset is rounded (half to even) and a picture smaller than the crop is padded with black, both
+  as in torchvision.
+* A frame whose size differs from the first one's (a stream may change midway) is first scaled to the first one's.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from av.video.reformatter import VideoReformatter
+from numpy.typing import NDArray
+from torch.nn import functional
+
+from vidloc.errors import MediaError
+from vidloc.extract.base import FrameSize
+from vidloc.extract.media import displayed_size
+
+Picture = NDArray[np.uint8]
+# A strip of 1 x 2000 pixels brought to a short side of 256 would take 0.4 GB per frame.
+_MAX_PIXELS = 1 << 26
+
+
+class PictureMaker:
+    """Turns frames of one track into RGB pictures; keeps one colour converter for all of them.
+
+    Args:
+        first: the first frame of the track, which decides size and rotation.
+    """
+
+    def __init__(self, first: Any) -> None:
+        self._converter = VideoReformatter()
+        self._stored = (first.width, first.height)
+        self.rotation_deg = int(first.rotation)
+        self.width_px, self.height_px = displayed_size(first.width, first.height, self.rotation_deg)
+
+    def rgb(self, frame: Any) -> Picture:
+        """The frame as it is displayed, `(height, width, 3)`."""
+        width, height = self._stored
+        # One thread: a frame is too small to gain from more, and starting them costs more than converting it.
+        converted = self._converter.reformat(frame, width=width, height=height, format="rgb24", threads=1)
+        picture = np.rot90(converted.to_ndarray(), round(self.rotation_deg / 90) % 4)
+        return np.ascontiguousarray(picture)
+
+
+class Shown:
+    """One frame on its way to the encoders: converted when first needed, resized once per size.
+
+    Attributes:
+        tick: presentation time in units of the track's time base, counted from the first frame.
+        image_size: decoded width and height after rotation.
+    """
+
+    def __init__(self, tick: int, frame: Any, maker: PictureMaker) -> None:
+        self.tick = tick
+        self.image_size = (maker.width_px, maker.height_px)
+        self._frame = frame
+        self._maker = maker
+        self._rgb: Picture | None = None
+        self._sized: dict[FrameSize, Picture] = {}
+
+    def at(self, size: FrameSize) -> Picture:
+        """The picture at one size."""
+        if size not in self._sized:
+            if self._rgb is None:
+                self._rgb = self._maker.rgb(self._frame)
+            self._sized[size] = sized(self._rgb, size)
+        return self._sized[size]
+
+
+def sized(picture: Picture, size: FrameSize) -> Picture:
+    """A picture `(height, width, 3)` resized and cropped; the same array where nothing is to be done.
+
+    Raises:
+        MediaError: the resized picture would be unreasonably large.
+    """
+    if size.short_side_px is not None:
+        picture = _resized(picture, size.short_side_px, antialias=size.antialias)
+    return picture if size.crop_px is None else _cropped(picture, size.crop_px)
+
+
+def _resized(picture: Picture, short_px: int, *, antialias: bool) -> Picture:
+    height, width = picture.shape[:2]
+    short = min(height, width)
+    target = (height * short_px // short, width * short_px // short)
+    if target == (height, width):
+        return picture
+    if target[0] * target[1] > _MAX_PIXELS:
+        raise MediaError(
+            f"a picture of {width}x{height} with its short side at {short_px} would have {target[1]}x{target[0]} "
+            "pixels. Crop the video, or leave it out."
+        )
+    # A view with the channels last in memory: torch has a kernel for exactly this layout and type.
+    image = torch.from_numpy(picture).permute(2, 0, 1).unsqueeze(0)
+    out = functional.interpolate(image, size=target, mode="bilinear", antialias=antialias)
+    return np.ascontiguousarray(out[0].permute(1, 2, 0).numpy())
+
+
+def _cropped(picture: Picture, crop_px: int) -> Picture:
+    height, width = picture.shape[:2]
+    if (height, width) == (crop_px, crop_px):
+        return picture
+    lacks = [max(crop_px - n, 0) for n in (height, width)]
+    if any(lacks):
+        picture = np.pad(picture, [*((lack // 2, (lack + 1) // 2) for lack in lacks), (0, 0)])
+        height, width = picture.shape[:2]
+    top, left = round((height - crop_px) / 2), round((width - crop_px) / 2)
+    # A copy, so that a waiting window keeps the crop alive and not the whole frame.
+    return picture[top : top + crop_px, left : left + crop_px].copy()
