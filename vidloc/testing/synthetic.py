@@ -79,7 +79,6 @@ def make_set(folder: Path, *, seed: int = 0, num_training: int = 8, num_held_out
         [_facts(video) for video in made.videos],
         verbs=list(MOTIONS),
         nouns=list(LOOKS),
-        training=[segment for video in training for segment in _segments(video)],
     )
     return made
 

@@ -1,7 +1,7 @@
 """Annotation files of made-up videos, in the columns of the official EPIC-KITCHENS-55 csv files.
 
-Where the made-up set differs from the corpus: the class lists hold the few verbs and nouns there are, and the
-many-shot lists name every class and pair of the training part (the corpus asks for more than 100 training segments).
+The class lists hold the few verbs and nouns there are. Withheld test parts and many-shot lists (which the rule of more
+than 100 training segments would leave empty) are not written.
 """
 
 from __future__ import annotations
@@ -51,13 +51,8 @@ def write_epic55(
     *,
     verbs: Sequence[str],
     nouns: Sequence[str],
-    training: Sequence[AnnotatedSegment],
 ) -> None:
-    """Write the csv files; class ids are positions in `verbs` and `nouns`.
-
-    Args:
-        training: the segments from which the many-shot lists are made.
-    """
+    """Write the csv files; class ids are positions in `verbs` and `nouns`."""
     folder.mkdir(parents=True, exist_ok=True)
     _write(folder / "EPIC_train_action_labels.csv", (_label(k, s, verbs, nouns) for k, s in enumerate(segments)))
     _write(folder / "EPIC_train_action_narrations.csv", (_narration(s) for s in segments))
@@ -69,28 +64,6 @@ def write_epic55(
     _write(
         folder / "EPIC_noun_classes.csv",
         ({"noun_id": k, "class_key": noun, "nouns": str([noun])} for k, noun in enumerate(nouns)),
-    )
-    _write_many_shot(folder, training, verbs, nouns)
-
-
-def _write_many_shot(
-    folder: Path, training: Sequence[AnnotatedSegment], verbs: Sequence[str], nouns: Sequence[str]
-) -> None:
-    pairs = sorted({(verbs.index(s.verb), nouns.index(s.noun)) for s in training})
-    _write(
-        folder / "EPIC_many_shot_verbs.csv",
-        ({"verb_class": v, "verb": verbs[v]} for v in sorted({v for v, _ in pairs})),
-    )
-    _write(
-        folder / "EPIC_many_shot_nouns.csv",
-        ({"noun_class": n, "noun": nouns[n]} for n in sorted({n for _, n in pairs})),
-    )
-    _write(
-        folder / "EPIC_many_shot_actions.csv",
-        (
-            {"action_class": str((v, n)), "noun": nouns[n], "noun_class": n, "verb": verbs[v], "verb_class": v}
-            for v, n in pairs
-        ),
     )
 
 
