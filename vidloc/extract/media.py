@@ -1,4 +1,4 @@
-"""Opening video and sound files: what a header says, a track decoded packet by packet, and the facts kept of a source.
+"""Opening video and sound files: what a header says, a track decoded packet by packet.
 
 Rules that hold for every file:
 
@@ -11,7 +11,6 @@ Rules that hold for every file:
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,7 +23,6 @@ import av
 
 from vidloc.errors import MediaError
 
-_MIB = 1 << 20
 # Errors while the decoder is emptied at the end lose one frame each; a decoder holds no more frames than this.
 _MAX_FLUSHES = 64
 
@@ -58,15 +56,6 @@ class MediaProbe:
     sample_rate_hz: int | None = None
 
 
-@dataclass(frozen=True)
-class SourceFacts:
-    """A file's name, size, and sha256 of its first and last MiB (of all of it up to 2 MiB)."""
-
-    name: str
-    num_bytes: int
-    sha256: str
-
-
 def probe(path: str | Path) -> MediaProbe:
     """Read a file's header; the first frame is decoded for its rotation.
 
@@ -95,18 +84,6 @@ def probe(path: str | Path) -> MediaProbe:
             height_px=height or None,
             sample_rate_hz=rate,
         )
-
-
-def source_facts(path: str | Path) -> SourceFacts:
-    """Facts by which a source is recognised later without reading all of it."""
-    path = Path(path)
-    size = path.stat().st_size
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        digest.update(file.read(_MIB))
-        file.seek(max(file.tell(), size - _MIB))
-        digest.update(file.read(_MIB))
-    return SourceFacts(path.name, size, digest.hexdigest())
 
 
 @contextmanager
