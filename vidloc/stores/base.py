@@ -128,6 +128,9 @@ class FeatureStore(Protocol):
     ) -> NDArray[Any]:
         """One field of a range of rows, packed; `out` is filled and returned instead of a new or mapped array."""
 
+    def recomputed_digest(self, stream: str, item_id: str) -> str:
+        """Digest of an item's rows as they are on disk now; it differs from the entry's where they were damaged."""
+
     def digest(self) -> str:
         """Content id: sha256 of the sorted list of (stream, item, digest); equal for equal rows in any backend."""
 
@@ -227,7 +230,8 @@ def append_to_store(path: str | Path) -> FeatureWriter:
 
 def gather(store: FeatureStore, stream: str, items: Sequence[str], field: str = "features") -> NDArray[Any]:
     """One field of several items, all rows one after another, read straight into one new array."""
-    counts = [store.entries(stream)[item].num_rows for item in items]
+    entries = store.entries(stream)
+    counts = [entries[item].num_rows for item in items]
     spec = store.streams()[stream].fields[field]
     out = np.empty((sum(counts), *spec.entry_shape), dtype=spec.dtype)
     start = 0

@@ -1,0 +1,130 @@
+"""From what a store's root says to its tables and arrays in memory, the same for both backends."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from numpy.typing import NDArray
+
+from vidloc.errors import StoreError
+from vidloc.stores.base import StreamSpec
+from vidloc.stores.format import ArrayLayout, Root, item_arrays, stream_arrays, table_arrays
+from vidloc.stores.packed import PackedArray
+from vidloc.stores.reading import Contents, Part, StreamState
+from vidloc.stores.tables import Commit, ItemTable, StreamTable, split_texts
+
+MakeArray = Callable[[str, ArrayLayout, str], PackedArray]
+
+
+@dataclass
+class Catalog:
+    """The validated description of a store.
+
+    Attributes:
+        root: versions and entry counts.
+        specs: streams by name.
+        layouts: all arrays by their path in the store (`streams/i3d/features`).
+    """
+
+    root: Root
+    specs: dict[str, StreamSpec] = field(default_factory=dict)
+    layouts: dict[str, ArrayLayout] = field(default_factory=dict)
+
+
+def arrays_of_items() -> dict[str, ArrayLayout]:
+    """Paths and types of the arrays that every store has."""
+    return {f"items/{name}": layout for name, layout in item_arrays().items()}
+
+
+def arrays_of_stream(spec: StreamSpec) -> dict[str, ArrayLayout]:
+    """Paths and types of all arrays of one stream."""
+    rows = {f"streams/{spec.name}/{name}": layout for name, layout in stream_arrays(spec).items()}
+    table = {f"streams/{spec.name}/table/{name}": layout for name, layout in table_arrays(spec).items()}
+    return rows | table
+
+
+def load_contents(catalog: Catalog, commits: Iterable[Commit], make_array: MakeArray, *, store: str) -> Contents:
+    """Read the tables of a store, and then what was committed since they were written.
+
+    Args:
+        make_array: opens an array by its path, layout and name in messages.
+        store: what the user calls the store.
+
+    Raises:
+        StoreError: tables and arrays contradict each other, or bytes are missing.
+    """
+    arrays = {path: make_array(path, layout, f"{_title(path)} in {store}") for path, layout in catalog.layouts.items()}
+    items = _load_items(catalog, arrays, store)
+    contents = Contents([items])
+    for name, spec in catalog.specs.items():
+        table = _load_table(catalog, spec, items, arrays, store)
+        prefix = f"streams/{name}/"
+        rows = {path.removeprefix(prefix): array for path, array in arrays.items() if path.startswith(prefix)}
+        contents.streams[name] = StreamState(spec, [Part(table, rows)])
+    for commit in commits:
+        apply_commit(contents, commit, store=store)
+    return contents
+
+
+def apply_commit(contents: Contents, commit: Commit, *, store: str) -> None:
+    """Add a commit to the newest tables.
+
+    Raises:
+        StoreError: it speaks of a stream that the store lacks.
+    """
+    contents.items[-1].add(commit.item_id, commit.info)
+    for name, entry in commit.streams.items():
+        if name not in contents.streams:
+            raise StoreError(f"{store} is damaged: its journal has rows of {name!r}, a stream that the root lacks.")
+        contents.streams[name].parts[-1].table.add(commit.item_id, entry)
+
+
+def _load_items(catalog: Catalog, arrays: Mapping[str, PackedArray], store: str) -> ItemTable:
+    texts = {
+        name: split_texts(_whole(arrays[f"items/{name}"]), catalog.root.items, where=f"column items/{name} of {store}")
+        for name in ("id", "facts")
+    }
+    return ItemTable(texts["id"], texts["facts"])
+
+
+def _load_table(
+    catalog: Catalog, spec: StreamSpec, items: ItemTable, arrays: Mapping[str, PackedArray], store: str
+) -> StreamTable:
+    where = f"table of stream {spec.name!r} in {store}"
+    prefix = f"streams/{spec.name}/"
+    count = catalog.root.streams[spec.name]
+    columns = {}
+    for name in table_arrays(spec):
+        layout = catalog.layouts[f"{prefix}table/{name}"]
+        if name != "reason" and layout.length != count:
+            raise StoreError(f"{where}: column {name} has {layout.length} entries, expected {count}.")
+        columns[name] = _whole(arrays[f"{prefix}table/{name}"])
+    reasons = split_texts(columns.pop("reason"), count, where=f"{where}: column reason")
+    index = columns.pop("item")
+    if count and not 0 <= int(index.min()) <= int(index.max()) < len(items):
+        raise StoreError(f"{where}: an entry refers to an item that the store lacks.")
+    try:
+        table = StreamTable([items.ids[k] for k in index.tolist()], columns, reasons)
+    except StoreError as error:
+        raise StoreError(f"{where}: {error}") from None
+    for name in stream_arrays(spec):
+        dense = name not in spec.fields or spec.fields[name].axis is None
+        if dense and table.num_rows > catalog.layouts[prefix + name].length:
+            raise StoreError(
+                f"{where} refers to {table.num_rows} rows, array {name} has {catalog.layouts[prefix + name].length}."
+            )
+    return table
+
+
+def _whole(array: PackedArray) -> NDArray[Any]:
+    return array.view(0, array.layout.length)
+
+
+def _title(path: str) -> str:
+    group, _, rest = path.partition("/")
+    if group == "items":
+        return f"column {rest!r} of the items"
+    stream, _, name = rest.partition("/")
+    return f"stream {stream!r}, array {name!r}"

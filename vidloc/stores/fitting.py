@@ -1,0 +1,98 @@
+"""Rows offered to a store, checked against their stream's description and cast to its dtypes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vidloc.core.rows import FieldSpec, Rows
+from vidloc.core.timeline import Spans, TimeGrid, Timeline
+from vidloc.errors import StoreError
+from vidloc.stores.base import Extent, StreamSpec
+from vidloc.stores.format import axes
+
+_TIMELINES = {"grid": TimeGrid, "spans": Spans, "none": type(None)}
+
+
+def fitted(spec: StreamSpec, rows: Rows, *, where: str) -> Rows:
+    """Rows in the stored dtypes.
+
+    Raises:
+        StoreError: other fields, axes, shapes or kinds of number than the stream has, or a value that is not finite
+            or does not fit.
+    """
+    if set(rows.fields) != set(spec.fields):
+        raise StoreError(f"{where}: got fields {sorted(rows.fields)}, the stream has {sorted(spec.fields)}.")
+    for name, field in spec.fields.items():
+        if rows.axes.get(name) != field.axis:
+            raise StoreError(
+                f"{where}: field {name!r} has axis {rows.axes.get(name)!r}, the stream has {field.axis!r}."
+            )
+    counts = {}
+    for axis in axes(spec):
+        counts[axis] = np.asarray(rows.counts[axis], np.int64)
+        if (counts[axis] < 0).any():
+            raise StoreError(f"{where}: axis {axis!r} has a negative count.")
+    fields = {name: _cast(rows.fields[name], field, f"{where}: field {name!r}") for name, field in spec.fields.items()}
+    return Rows(rows.num_rows, fields, counts, {n: f.axis for n, f in spec.fields.items() if f.axis is not None})
+
+
+def check_times(
+    spec: StreamSpec, timeline: Timeline | None, num_rows: int, extent: Extent | None, *, where: str
+) -> None:
+    """Make sure that the times of rows are of the stream's sort.
+
+    Raises:
+        StoreError: they are not, or cannot be kept.
+    """
+    if not isinstance(timeline, _TIMELINES[spec.timeline]):
+        got = "no timeline" if timeline is None else type(timeline).__name__
+        raise StoreError(f"{where}: got {got}, the stream keeps times as {spec.timeline!r}.")
+    if isinstance(timeline, Spans) and len(timeline) != num_rows:
+        raise StoreError(f"{where}: got {len(timeline)} spans for {num_rows} rows.")
+    if isinstance(timeline, TimeGrid) and any(abs(n) >= 2**63 for n in timeline.as_integers()):
+        raise StoreError(f"{where}: the fractions of {timeline} do not fit 64 bits; round window, stride or start.")
+    if extent is not None and not (np.isfinite(extent).all() and extent[0] <= extent[1]):
+        raise StoreError(f"{where}: extent {extent} is not a start and an end in seconds.")
+
+
+def _cast(array: NDArray[Any], field: FieldSpec, where: str) -> NDArray[Any]:
+    array = np.asarray(array)
+    if array.shape[1:] != field.entry_shape:
+        raise StoreError(f"{where} has rows of shape {array.shape[1:]}, the stream has {field.entry_shape}.")
+    wanted = np.dtype(field.dtype).newbyteorder("<")
+    if array.dtype.kind != wanted.kind and not {array.dtype.kind, wanted.kind} <= {"i", "u"}:
+        raise StoreError(f"{where} is {array.dtype}, the stream stores {field.dtype}.")
+    if wanted.kind != "f":
+        limits = np.iinfo(wanted)
+        if array.size and (int(array.min()) < limits.min or int(array.max()) > limits.max):
+            raise StoreError(f"{where} has values from {array.min()} to {array.max()}, outside {field.dtype}.")
+        return array.astype(wanted, copy=False)
+    with np.errstate(over="ignore"):
+        cast = array.astype(wanted, copy=False)
+    if not _all_finite(cast):
+        raise _not_storable(array, cast, field, where)
+    return cast
+
+
+def _all_finite(array: NDArray[Any]) -> bool:
+    if array.dtype.itemsize == 2 and array.flags.c_contiguous:
+        # All exponent bits set is inf or nan; on integers this is several times faster than isfinite.
+        return not array.size or int((array.view(np.uint16) & 0x7FFF).max()) < 0x7C00
+    return bool(np.isfinite(array).all())
+
+
+def _not_storable(array: NDArray[Any], cast: NDArray[Any], field: FieldSpec, where: str) -> StoreError:
+    place = tuple(int(k) for k in np.argwhere(~np.isfinite(cast))[0])
+    value = array[place]
+    if np.isfinite(value):
+        return StoreError(
+            f"{where} has the value {value:g} in row {place[0]}, beyond what {field.dtype} holds "
+            f"(up to {float(np.finfo(field.dtype).max):g}). Store this stream with dtype=float32."
+        )
+    return StoreError(
+        f"{where} has the value {value} in row {place[0]}; only finite numbers are stored. If the network overflows at "
+        "low precision, run it with precision=float32 and store it with dtype=float32."
+    )

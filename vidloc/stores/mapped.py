@@ -1,0 +1,88 @@
+"""Files read by position or through a memory mapping, a bounded number of them open at a time.
+
+Two ways to the same bytes, chosen by the caller's `out`: without it a read is a read-only view of the mapping, which
+costs nothing when the pages are in memory; with it the exact range is read by `preadv` straight into `out`, which is
+2-10 times faster than page faults when they are not, and one copy when they are.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import weakref
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vidloc.errors import StoreError
+
+# Each file takes up to two descriptors (its own and that of Python's mapping); the usual limit is 1024.
+_MAX_OPEN = 256
+
+
+class MappedFile:
+    """A file open for reading; it is closed when the last view of it is gone.
+
+    Raises:
+        OSError: it cannot be opened.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        weakref.finalize(self, os.close, self._handle)
+        self._map: mmap.mmap | None = None
+        self.size = os.fstat(self._handle).st_size
+
+    def view(self, offset: int, dtype: np.dtype[Any], shape: tuple[int, ...]) -> NDArray[Any]:
+        """A read-only view of an array in the file, which must be long enough."""
+        if self._map is None:
+            self._map = mmap.mmap(self._handle, self.size, access=mmap.ACCESS_READ)
+        return np.ndarray(shape, dtype, buffer=self._map, offset=offset)
+
+    def prefetch(self, offset: int, length: int) -> None:
+        """Ask for a range of the mapping to be read ahead, all at once instead of page by page."""
+        if self._map is not None and length:
+            start = offset - offset % mmap.PAGESIZE
+            self._map.madvise(mmap.MADV_WILLNEED, start, length + offset - start)
+
+    def read_into(self, out: NDArray[Any], offset: int) -> None:
+        """Fill a contiguous array with the bytes at `offset`.
+
+        Raises:
+            StoreError: the file ends before.
+        """
+        done = os.preadv(self._handle, [out], offset)
+        if done < out.nbytes:
+            rest = memoryview(out.reshape(-1).view(np.uint8))
+            while done < out.nbytes:
+                count = os.preadv(self._handle, [rest[done:]], offset + done)
+                if count == 0:
+                    raise StoreError(f"{self.path} was cut short while it was read.")
+                done += count
+
+
+class FilePool:
+    """The files of one store that are open, by path."""
+
+    def __init__(self) -> None:
+        self._files: dict[Path, MappedFile] = {}
+
+    def get(self, path: Path, min_size: int) -> MappedFile:
+        """A file, opened if need be; opened again if it has grown to `min_size` since.
+
+        Raises:
+            OSError: it cannot be opened.
+        """
+        file = self._files.get(path)
+        if file is None or file.size < min_size:
+            if len(self._files) >= _MAX_OPEN:
+                self._files.clear()
+            file = self._files[path] = MappedFile(path)
+        return file
+
+    def clear(self) -> None:
+        """Close all files that no view needs."""
+        self._files.clear()

@@ -1,0 +1,79 @@
+"""The Zarr v3 backend: a folder that any Zarr client reads.
+
+The root's metadata, replaced in one step at each fold, states all that was true at that moment; the journal it names
+adds the commits since. A reader takes both, and so sees one consistent state while a writer appends.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+from vidloc.errors import StoreError
+from vidloc.stores.catalog import Catalog, arrays_of_items, arrays_of_stream, load_contents
+from vidloc.stores.format import METADATA_NAME, ArrayLayout, check_name, parse_json, parse_root, parse_spec
+from vidloc.stores.journal import read_journal
+from vidloc.stores.packed import ChunkedArray, PackedArray
+from vidloc.stores.reading import Contents, StoreReader
+
+SPEC_ATTRIBUTE = "vidloc_stream"
+_ATTEMPTS = 20
+
+
+class ZarrStore(StoreReader):
+    """A Zarr store open for reading."""
+
+    backend = "zarr"
+
+    def load(self) -> Contents:
+        """Tables as of the last fold, and the journal that the root named at that moment."""
+        for attempt in range(_ATTEMPTS):
+            catalog = read_catalog(self._path)
+            try:
+                commits = read_journal(self._path / catalog.root.journal)
+            except FileNotFoundError:  # folded since the root was read: the new root names another journal
+                time.sleep(0.01 * attempt)
+                continue
+            return load_contents(catalog, commits, self._array, store=str(self._path))
+        raise StoreError(f"store {self._path} is damaged: its journal {catalog.root.journal} is missing.")
+
+    def _array(self, path: str, layout: ArrayLayout, where: str) -> PackedArray:
+        return ChunkedArray(self._path / path, layout, self._pool, where=where)
+
+
+def read_catalog(path: Path) -> Catalog:
+    """What the root of a Zarr store says, validated.
+
+    Raises:
+        StoreError: it is no store of vidloc's, or damaged.
+        FormatVersionError: it is that of a newer version.
+    """
+    where = f"store {path}"
+    try:
+        data = (path / METADATA_NAME).read_bytes()
+    except FileNotFoundError:
+        raise StoreError(f"{where} is not there: {path / METADATA_NAME} does not exist.") from None
+    except OSError as error:
+        raise StoreError(f"{where} cannot be read: {error}.") from error
+    document = parse_json(data, where=str(path / METADATA_NAME))
+    root = parse_root(_inside(document, "attributes", "vidloc"), where=where)
+    members = _inside(document, "consolidated_metadata", "metadata")
+    if not isinstance(members, dict):
+        raise StoreError(f"{where} is damaged: its root lacks the consolidated metadata of its arrays.")
+    catalog = Catalog(root)
+    expected = arrays_of_items()
+    for name in root.streams:
+        check_name(name, where=where)
+        document = _inside(members.get(f"streams/{name}"), "attributes", SPEC_ATTRIBUTE)
+        catalog.specs[name] = parse_spec(document, name=name, where=where)
+        expected |= arrays_of_stream(catalog.specs[name])
+    for array, layout in expected.items():
+        catalog.layouts[array] = ArrayLayout.from_metadata(members.get(array), layout, where=f"{where}, array {array}")
+    return catalog
+
+
+def _inside(document: Any, *keys: str) -> Any:
+    for key in keys:
+        document = document.get(key) if isinstance(document, dict) else None
+    return document
