@@ -16,11 +16,10 @@ from typing import Any
 from vidloc.core.records import ItemInfo
 from vidloc.core.timeline import Spans, Timeline
 from vidloc.errors import ProvenanceError, StoreError
-from vidloc.stores.backends import lock_folder
 from vidloc.stores.base import FeatureStore, FeatureWriter, ItemEntry, StreamSpec, append_to_store, open_store
 from vidloc.stores.digest import digest_of_rows
 from vidloc.stores.lock import holder_of
-from vidloc.stores.operations import Progress
+from vidloc.stores.operations import Progress, lock_folder
 from vidloc.stores.tables import STATUSES
 
 # Rows copied at a time, so that an item of any length needs little memory.
@@ -134,7 +133,8 @@ def _copy(writer: FeatureWriter, spec: StreamSpec, item: str, choice: _Choice) -
         if digest_of_rows(spec, rows, timeline, entry.extent) != entry.digest:
             raise StoreError(
                 f"stream {spec.name!r}, item {item!r} of {choice.store.path} is damaged: its rows do not have the "
-                f"digest that was committed. Nothing of this item was merged. Run: vidloc store verify {choice.store.path}"
+                f"digest that was committed. Nothing of this item was merged. "
+                f"Run: vidloc store verify {choice.store.path}"
             )
         for piece in _blocks(rows.num_rows, sum(array.nbytes for array in rows.fields.values())):
             writer.write(spec.name, item, rows[piece], _piece(timeline, piece), extent=entry.extent)

@@ -1,0 +1,235 @@
+"""`vidloc store`: look at, verify, merge and mend feature stores."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from vidloc.cli import EXIT_FAILURES, console, echo_json
+from vidloc.stores import operations
+from vidloc.stores.base import FeatureStore, ItemEntry, open_store
+from vidloc.stores.facts import StoreFacts, StreamFacts, facts_of
+from vidloc.stores.merging import merge as merge_stores
+from vidloc.stores.tables import STATUSES
+
+_PATH = click.Path(path_type=Path)
+_AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+_UNITS = ("B", "KB", "MB", "GB", "TB")
+
+
+@click.group(short_help="Look at, verify, merge and mend feature stores.")
+def store() -> None:
+    r"""Look at, verify, merge and mend feature stores.
+
+    \b
+    vidloc store info feats.zarr
+    vidloc store ls feats.zarr --status failed
+    vidloc store verify feats.zarr
+    vidloc store merge all.zarr part1.zarr part2.zarr
+    """
+
+
+@store.command()
+@click.argument("path", metavar="STORE", type=_PATH)
+@_AS_JSON
+def info(path: Path, *, as_json: bool) -> None:
+    r"""Say what a store holds: streams, rows, times, weights, size, content id.
+
+    \b
+    vidloc store info feats.zarr
+    """
+    facts = facts_of(path)
+    if as_json:
+        echo_json(facts.as_json())
+        return
+    out = console()
+    out.print(
+        f"{facts.path}: {facts.backend} store, {facts.num_items} items, {_size(facts.disk_bytes)} on disk", markup=False
+    )
+    out.print(f"content id {facts.digest}")
+    if facts.writer:
+        out.print(f"being written by {facts.writer}", markup=False)
+    if not facts.streams:
+        out.print("no streams yet")
+        return
+    out.print(_stream_table(facts))
+    for stream in facts.streams:
+        out.print(_weights_line(stream), markup=False)
+
+
+@store.command()
+@click.argument("path", metavar="STORE", type=_PATH)
+@click.option("--stream", help="Only this stream.")
+@click.option("--status", type=click.Choice(STATUSES), help="Only items with this status in some stream.")
+@_AS_JSON
+def ls(path: Path, *, stream: str | None, status: str | None, as_json: bool) -> None:
+    r"""List items with their rows per stream, and why a stream of an item is not done.
+
+    \b
+    vidloc store ls feats.zarr
+    vidloc store ls feats.zarr --stream vggish --status absent
+    """
+    with open_store(path) as opened:
+        items = dict(_listing(opened, stream, status))
+    if as_json:
+        echo_json({item: {name: asdict(entry) for name, entry in entries.items()} for item, entries in items.items()})
+        return
+    for item, entries in items.items():
+        click.echo(item)
+        for name, entry in entries.items():
+            reason = f": {entry.reason}" if entry.reason else ""
+            click.echo(f"  {name}  {entry.status}  {entry.num_rows} rows{reason}")
+    click.echo(f"{len(items)} items", err=True)
+
+
+@store.command()
+@click.argument("path", metavar="STORE", type=_PATH)
+@click.option("--quick", is_flag=True, help="Look at lengths and metadata only, not at the rows.")
+@_AS_JSON
+@click.pass_context
+def verify(ctx: click.Context, path: Path, *, quick: bool, as_json: bool) -> None:
+    r"""Read every row and compare it with the digest that was committed; damage is named by stream and item.
+
+    \b
+    vidloc store verify feats.zarr
+
+    Exit codes: 0 sound, 3 damage found, 1 the store cannot be opened at all.
+    """
+    with _bar("verify") as progress:
+        report = operations.verify(path, quick=quick, progress=progress)
+    if as_json:
+        echo_json(asdict(report))
+    else:
+        for damage in report.damages:
+            click.echo(f"DAMAGED {damage}")
+        looked = "lengths and metadata of" if quick else "every row of"
+        click.echo(f"Looked at {looked} {report.num_entries} entries ({report.num_rows:,} rows).")
+        click.echo(f"{len(report.damages)} are damaged." if report.damages else f"Sound. Content id {report.digest}")
+    ctx.exit(EXIT_FAILURES if report.damages else 0)
+
+
+@store.command()
+@click.argument("out", type=_PATH)
+@click.argument("parts", metavar="PART...", nargs=-1, required=True, type=_PATH)
+@_AS_JSON
+def merge(out: Path, parts: tuple[Path, ...], *, as_json: bool) -> None:
+    r"""Join part stores, in any order, into OUT: a new store, or one that holds some of the parts already.
+
+    \b
+    vidloc extract ... --part 1/2 --store part1.zarr
+    vidloc extract ... --part 2/2 --store part2.zarr
+    vidloc store merge feats.zarr part1.zarr part2.zarr
+
+    Parts may be Zarr or HDF5, as OUT may (.zarr, .h5). Parts whose streams have different origins, or that hold
+    different rows of one item, are refused before anything is written.
+    """
+    with _bar("merge") as progress:
+        report = merge_stores(out, parts, progress=progress)
+    if as_json:
+        echo_json(asdict(report))
+        return
+    for note in report.notes:
+        click.echo(f"Note: {note}", err=True)
+    click.echo(
+        f"{out}: {report.num_items} items; {report.num_copied} of {report.num_entries} entries copied from "
+        f"{len(parts)} parts. Content id {report.digest}"
+    )
+
+
+@store.command()
+@click.argument("path", metavar="STORE", type=_PATH)
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def unlock(path: Path, *, yes: bool) -> None:
+    r"""Remove the lock of a writer that is gone for sure, such as a job of another host that was killed.
+
+    \b
+    vidloc store unlock feats.zarr
+
+    Two writers at once would spoil each other's commits. A dead writer of this host needs no unlocking.
+    """
+    if not yes:
+        holder = operations.writer_of(path) or "an unknown writer"
+        click.confirm(f"{path} is locked by {holder}. Is that process gone for sure?", abort=True, err=True)
+    click.echo(f"Removed the lock of {operations.unlock(path)}.")
+
+
+@store.command()
+@click.argument("path", metavar="STORE", type=_PATH)
+def finish(path: Path) -> None:
+    r"""Fold what a stopped writer had committed, so that plain zarr and h5py clients see it.
+
+    \b
+    vidloc store finish feats.h5
+
+    vidloc itself shows such items at once; for an .h5 store they lie in a folder beside it until this is done or the
+    next extraction ends.
+    """
+    click.echo(f"{path} is complete in itself. Content id {operations.finish(path)}")
+
+
+def _listing(
+    opened: FeatureStore, stream: str | None, status: str | None
+) -> Iterator[tuple[str, dict[str, ItemEntry]]]:
+    names = [stream] if stream else list(opened.streams())
+    tables = {name: opened.entries(name) for name in names}
+    for item in opened.items():
+        found = {name: table[item] for name, table in tables.items() if item in table}
+        if found and (status is None or any(entry.status == status for entry in found.values())):
+            yield item, found
+
+
+def _stream_table(facts: StoreFacts) -> Table:
+    table = Table(box=None, pad_edge=False)
+    for title in ("stream", "kind", "encoder"):
+        table.add_column(title)
+    for title in ("items", "rows"):
+        table.add_column(title, justify="right")
+    for title in ("window and stride", "fields", "size", "statuses"):
+        table.add_column(title)
+    for stream in facts.streams:
+        spec = stream.spec
+        fields = ", ".join(f"{name} {_shape(f.row_shape)} {f.dtype}" for name, f in spec.fields.items())
+        statuses = ", ".join(f"{count} {status}" for status, count in stream.statuses.items() if count)
+        cells = (spec.name, spec.kind, spec.encoder, f"{stream.num_items:,}", f"{stream.num_rows:,}", stream.times)
+        table.add_row(*cells, fields, _size(stream.num_bytes), statuses)
+    return table
+
+
+def _shape(shape: tuple[int | str, ...]) -> str:
+    return "x".join(str(length) for length in shape) or "scalar"
+
+
+def _weights_line(stream: StreamFacts) -> str:
+    spec = stream.spec
+    if stream.random_weights:
+        return f"{spec.name}: RANDOM WEIGHTS ({spec.weights_sha256}): the network was never trained"
+    licence = spec.source.licence or "licence not stated"
+    return f"{spec.name}: weights {spec.weights or 'none stated'} (sha256 {spec.weights_sha256[:12] or '-'}; {licence})"
+
+
+def _size(num_bytes: int) -> str:
+    size = float(num_bytes)
+    for unit in _UNITS[:-1]:
+        if size < 1000:
+            return f"{size:.3g} {unit}"
+        size /= 1000
+    return f"{size:.3g} {_UNITS[-1]}"
+
+
+@contextmanager
+def _bar(title: str) -> Iterator[operations.Progress]:
+    columns: tuple[Any, ...] = (TextColumn(title), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console(stderr=True), transient=True) as bar:
+        task = bar.add_task(title, total=None)
+
+        def told(done: int, total: int) -> None:
+            bar.update(task, completed=done, total=total)
+
+        yield told
