@@ -114,8 +114,8 @@ def _type(field: Mapping[str, Any]) -> str:
         return " | ".join(_type(choice) for choice in field["anyOf"])
     words = {"integer": "int", "number": "float", "boolean": "yes or no", "string": "text", "null": "none"}
     if field.get("type") == "array":
-        items = field.get("items") or next(iter(field.get("prefixItems", [])), {})
-        return f"{_type(items)},..." if items else "list"
+        element: Mapping[str, Any] = field.get("items") or next(iter(field.get("prefixItems", ())), {})
+        return f"{_type(element)},..."
     return words.get(field.get("type", ""), "text")
 
 

@@ -1,0 +1,151 @@
+"""`vidloc extract`: run encoders over videos, into a feature store."""
+
+from __future__ import annotations
+
+import json
+import signal
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import click
+
+from vidloc.cli import EXIT_FAILURES, console, echo_json
+from vidloc.core.grammar import EncoderPlan, parse_encoder, parse_part
+from vidloc.pipelines.extract import DEFAULT_STRIDE_S, ExtractPlan, ExtractReport, Selection, plan_extraction
+from vidloc.pipelines.extract import extract as run_extraction
+from vidloc.pipelines.extraction.encoders import read_encoder_file
+from vidloc.pipelines.extraction.items import open_dataset
+from vidloc.pipelines.extraction.progress import ConsoleProgress
+
+_PATH = click.Path(path_type=Path)
+
+
+@click.command(short_help="Run encoders over videos, into a feature store.")
+@click.option("--store", required=True, type=_PATH, help="Store to append to; made if absent (.zarr or .h5).")
+@click.option(
+    "--encoder",
+    "encoders",
+    multiple=True,
+    metavar="[STREAM=]NAME[:option=value,...]",
+    help="Encoder to run; repeat for several. 'vidloc list encoders NAME' shows its options.",
+)
+@click.option("--plan-file", type=_PATH, help="Further encoders, one per line as after --encoder; # begins a comment.")
+@click.option(
+    "--dataset",
+    metavar="NAME[:option=value,...]",
+    help="Corpus whose layout and annotations are read ('vidloc list datasets').",
+)
+@click.option("--root", type=_PATH, help="Folder of the corpus's videos.")
+@click.option("--annotations", type=_PATH, help="The corpus's annotations; text encoders read their sentences.")
+@click.option("--videos", type=_PATH, help="A csv with the columns item_id,path (or path alone), in place of --root.")
+@click.option("--split", help="Only the items of this split of the annotations.")
+@click.option(
+    "--items", "patterns", multiple=True, metavar="PATTERN", help="Only these ids, or those like P01_*; repeatable."
+)
+@click.option(
+    "--part",
+    metavar="K/N",
+    help="Only the K-th of N shares of the items, from 1: one per job of an array. Give each job its own store and "
+    "join them with 'vidloc store merge'.",
+)
+@click.option(
+    "--stride",
+    default=str(DEFAULT_STRIDE_S),
+    show_default=True,
+    metavar="SECONDS",
+    help="Between the centres of neighbouring rows, for all encoders: 0.5, 1/2, 1001/30000.",
+)
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:NUMBER.")
+@click.option(
+    "--allow-failures",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    metavar="N",
+    help="Exit 0 although up to N items failed or are partial.",
+)
+@click.option("--plan", "plan_only", is_flag=True, help="Say what would be done, and stop.")
+@click.option("--report", type=_PATH, help="Also write the report, as JSON, to this file.")
+@click.option("--json", "as_json", is_flag=True, help="Print the report (or plan) as one JSON document.")
+@click.pass_context
+def extract(ctx: click.Context, /, **flags: Any) -> None:
+    r"""Run encoders over videos, into a feature store. Each video is decoded once for all encoders.
+
+    \b
+    vidloc extract --dataset epic --root EPIC/ --annotations epic-annotations/ --store feats.zarr \
+        --encoder slowfast_r50 --encoder vggish --encoder fasterrcnn --encoder text
+    vidloc extract --dataset folder --root my_videos/ --store feats.h5 --encoder i3d_r50:weights=random:0
+
+    The same command resumes: what the store holds is skipped, items that failed are tried again, and a further
+    --encoder does its own rows only. Two checkpoints of one network are two streams:
+    --encoder verb=slowfast_r50:weights=v.pyth --encoder noun=slowfast_r50:weights=n.pyth.
+
+    Exit codes: 0 all done (an item may lack a track), 1 an error before or while writing, 2 wrong usage, 3 some items
+    failed or are partial (listed at the end), 130 or 143 stopped by Ctrl-C or SIGTERM, with everything so far kept.
+    """
+    report_file = _writable(flags["report"]) if flags["report"] else None
+    encoders = _encoders(flags["encoders"], flags["plan_file"])
+    selection = Selection(
+        dataset=open_dataset(flags["dataset"]) if flags["dataset"] else None,
+        root=flags["root"],
+        annotations=flags["annotations"],
+        videos=flags["videos"],
+        split=flags["split"],
+        patterns=flags["patterns"],
+        part=parse_part(flags["part"]) if flags["part"] else None,
+    )
+    run = {"stride_s": _seconds(flags["stride"]), "device": flags["device"]}
+    if flags["plan_only"]:
+        _print(plan_extraction(flags["store"], encoders, selection, **run), as_json=flags["as_json"])
+        return
+    try:
+        with ConsoleProgress(console(stderr=True)) as progress:
+            report = run_extraction(flags["store"], encoders, selection, progress=progress, **run)
+    except KeyboardInterrupt:
+        ctx.exit(128 + signal.SIGINT)
+    _print(report, as_json=flags["as_json"])
+    if report_file is not None:
+        report_file.write_text(json.dumps(report.as_json(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    ctx.exit(_exit_code(report, flags["allow_failures"]))
+
+
+def _encoders(texts: tuple[str, ...], plan_file: Path | None) -> list[EncoderPlan]:
+    plans = [parse_encoder(text) for text in texts]
+    if plan_file is not None:
+        plans += read_encoder_file(plan_file)
+    if not plans:
+        raise click.UsageError("name at least one --encoder or a --plan-file ('vidloc list encoders').")
+    return plans
+
+
+def _seconds(text: str) -> Fraction:
+    try:
+        seconds = Fraction(text)
+    except (ValueError, ZeroDivisionError) as error:
+        raise click.BadParameter(
+            f"{text!r} is no number of seconds such as 0.5 or 1/2.", param_hint="--stride"
+        ) from error
+    if seconds <= 0:
+        raise click.BadParameter(f"must be more than 0 s, got {text}.", param_hint="--stride")
+    return seconds
+
+
+def _writable(path: Path) -> Path:
+    # Found out now and not after hours of work.
+    if path.is_dir() or not path.absolute().parent.is_dir():
+        raise click.BadParameter(f"{str(path)!r} is not a file in an existing folder.", param_hint="--report")
+    return path
+
+
+def _exit_code(report: ExtractReport, allowed: int) -> int:
+    if report.interrupted_by is not None:
+        return 128 + report.interrupted_by
+    return EXIT_FAILURES if len(report.failures) > allowed else 0
+
+
+def _print(result: ExtractPlan | ExtractReport, *, as_json: bool) -> None:
+    if as_json:
+        echo_json(result.as_json())
+    else:
+        click.echo("\n".join(result.lines()))

@@ -1,0 +1,213 @@
+"""Decoding: every item's tracks once, as one sequence of samples for all encoders, each item closed by its outcome.
+
+Picture and sound are decoded one after the other with a demuxer each, so that a badly interleaved file is never held in
+memory. What goes wrong with a file is an outcome of its item and never ends the sequence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+
+from vidloc.core.records import ItemInfo, Narration, Status
+from vidloc.core.timeline import TimeGrid
+from vidloc.errors import MediaError
+from vidloc.extract import media
+from vidloc.extract.base import AudioInput, ClipInput, FrameInput, Sample
+from vidloc.extract.facts import item_info, source_sha256
+from vidloc.extract.frames import VideoPass, VideoReport
+from vidloc.extract.sound import AudioPass, AudioReport
+from vidloc.pipelines.extraction.encoders import StreamEncoder
+from vidloc.pipelines.extraction.plan import ItemWork
+from vidloc.pipelines.extraction.report import reason_of
+
+
+@dataclass(frozen=True, eq=False)
+class Arrived:
+    """A sample for one stream; those of one (item, stream) arrive in the order of rows."""
+
+    item_id: str
+    stream: str
+    sample: Sample
+
+
+@dataclass(frozen=True)
+class TrackEnd:
+    """How decoding ended for one stream of an item.
+
+    Attributes:
+        status: `done`; `partial` (damage, said in `reason`); `absent` (no such track); `failed`.
+        num_rows: samples that were made.
+        extent: start and end of the track, seconds.
+    """
+
+    status: Status
+    num_rows: int = 0
+    reason: str = ""
+    extent: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True)
+class Ended:
+    """All samples of an item have been made."""
+
+    item_id: str
+    tracks: Mapping[str, TrackEnd]
+    info: ItemInfo | None
+
+
+def size_of(event: Arrived | Ended) -> int:
+    """Bytes of decoded data that an event holds."""
+    data = event.sample.data if isinstance(event, Arrived) else None
+    return data.nbytes if isinstance(data, np.ndarray) else 0
+
+
+def decode_items(
+    work: Sequence[ItemWork], encoders: Mapping[str, StreamEncoder], narrations: Mapping[str, Sequence[Narration]]
+) -> Iterator[Arrived | Ended]:
+    """Samples of all items in order; after an item's last sample comes its `Ended`."""
+    for item in work:
+        decoder = _ItemDecoder(item, {name: encoders[name] for name in item.streams}, narrations.get(item.item_id, ()))
+        yield from decoder.samples()
+        yield Ended(item.item_id, decoder.tracks, decoder.info())
+
+
+@dataclass(frozen=True)
+class _Clock:
+    origin_s: Fraction
+    duration_s: Fraction
+
+
+class _ItemDecoder:
+    """One item: its sentences, its picture track and its sound track, each once.
+
+    Attributes:
+        tracks: outcome by stream, complete once all samples were taken.
+    """
+
+    def __init__(self, item: ItemWork, encoders: Mapping[str, StreamEncoder], narrations: Sequence[Narration]) -> None:
+        self.tracks: dict[str, TrackEnd] = {}
+        self._item = item
+        self._narrations = narrations
+        self._counts = dict.fromkeys(encoders, 0)
+        self._texts = [name for name, encoder in encoders.items() if encoder.grid is None]
+        self._pictures: dict[str, tuple[ClipInput | FrameInput, TimeGrid]] = {}
+        self._sounds: dict[str, tuple[AudioInput, TimeGrid]] = {}
+        for name, encoder in encoders.items():
+            wanted = encoder.encoder.input
+            if encoder.grid is not None and isinstance(wanted, (ClipInput, FrameInput)):
+                self._pictures[name] = wanted, encoder.grid
+            elif encoder.grid is not None and isinstance(wanted, AudioInput):
+                self._sounds[name] = wanted, encoder.grid
+        self._video: VideoReport | None = None
+        self._audio: AudioReport | None = None
+
+    def samples(self) -> Iterator[Arrived]:
+        """All samples of the item."""
+        yield from self._said()
+        timed = (*self._pictures, *self._sounds)
+        if not timed:
+            return
+        path = self._item.path
+        if path is None:
+            self._end(timed, TrackEnd("failed", reason="no file was found for it"))
+            return
+        try:
+            found = media.probe(path)
+        except MediaError as error:
+            self._end(timed, self._failed(error))
+            return
+        clock = None
+        if found.has_video:
+            clock = yield from self._seen(path)
+        else:
+            self._end(self._pictures, TrackEnd("absent", reason="the file has no picture track"))
+        if found.has_audio:
+            yield from self._heard(path, clock)
+        else:
+            self._end(self._sounds, TrackEnd("absent", reason="the file has no sound track"))
+
+    def info(self) -> ItemInfo | None:
+        """Facts of the file; `None` where there is no file to read."""
+        path = self._item.path
+        if path is None or not path.is_file() or not (self._pictures or self._sounds):
+            return None
+        return item_info(self._item.item_id, path, video=self._video, audio=self._audio)
+
+    def _said(self) -> Iterator[Arrived]:
+        for narration in self._narrations if self._texts else ():
+            start, end = (Fraction(float(seconds)) for seconds in narration.span)
+            sample = Sample(span=(start, end), data=narration.text, pts_s=np.empty(0), key=narration.id)
+            for stream in self._texts:
+                self._counts[stream] += 1
+                yield Arrived(self._item.item_id, stream, sample)
+        absent = TrackEnd("absent", reason="the annotations hold no sentence of it")
+        self._end(self._texts, TrackEnd("done") if self._narrations else absent)
+
+    def _seen(self, path: Path) -> Generator[Arrived, None, _Clock | None]:
+        """Samples of the picture track; returns its clock, by which the sound is laid out."""
+        if not self._pictures and (known := self._known_clock(path)) is not None:
+            return known
+        video = VideoPass(path, self._pictures)
+        try:
+            yield from self._taken(video)
+        except Exception as error:  # noqa: BLE001  (whatever a decoder raises fails this item, not the run)
+            self._end(self._pictures, self._failed(error))
+            return None
+        report = video.report
+        self._end(self._pictures, self._ended(report.damage, report.extent_s))
+        self._video = report
+        return _Clock(report.origin_s, report.duration_s)
+
+    def _heard(self, path: Path, clock: _Clock | None) -> Iterator[Arrived]:
+        if not self._sounds:
+            return
+        sound = AudioPass(
+            path,
+            self._sounds,
+            origin_s=clock.origin_s if clock else None,
+            duration_s=clock.duration_s if clock else None,
+        )
+        try:
+            yield from self._taken(sound)
+        except Exception as error:  # noqa: BLE001  (as above)
+            self._end(self._sounds, self._failed(error))
+            return
+        report = sound.report
+        self._end(self._sounds, self._ended(report.damage, report.extent_s))
+        self._audio = report
+
+    def _taken(self, samples: Iterable[tuple[str, int, Sample]]) -> Iterator[Arrived]:
+        for stream, _, sample in samples:
+            self._counts[stream] += 1
+            yield Arrived(self._item.item_id, stream, sample)
+
+    def _known_clock(self, path: Path) -> _Clock | None:
+        """The picture's clock as an earlier run measured it on this file, so that sound alone decodes no picture."""
+        info = self._item.info
+        if info is None or info.duration_s is None or info.origin_s is None or info.num_frames is None:
+            return None
+        if info.source_bytes != path.stat().st_size or info.source_sha256 != source_sha256(path):
+            return None
+        return _Clock(_exact(info.origin_s), _exact(info.duration_s))
+
+    def _ended(self, damage: str | None, extent: tuple[Fraction, Fraction]) -> TrackEnd:
+        return TrackEnd("partial" if damage else "done", 0, damage or "", (float(extent[0]), float(extent[1])))
+
+    def _failed(self, error: Exception) -> TrackEnd:
+        # A store travels; where the file lay on this machine should not travel with it.
+        return TrackEnd("failed", reason=reason_of(error).replace(str(self._item.path), self._item.path_name))
+
+    def _end(self, streams: Iterable[str], end: TrackEnd) -> None:
+        for name in streams:
+            self.tracks[name] = replace(end, num_rows=self._counts[name])
+
+
+def _exact(seconds: float) -> Fraction:
+    """The fraction that a stored time was rounded from; clocks of files count in at most a millionth of a second."""
+    fraction = Fraction(seconds).limit_denominator(1_000_000)
+    return fraction if float(fraction) == seconds else Fraction(seconds)
