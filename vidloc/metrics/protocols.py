@@ -1,0 +1,309 @@
+"""The official metrics of a corpus, from predictions and annotated segments; the one entry that pipelines use.
+
+- `epic55`, `epic100`: the official metrics of EPIC-KITCHENS, from verb and noun scores of given segments;
+- `recognition`: top-1, top-5 and mean class accuracy of every task, from scores of given segments;
+- `segments`: detection in whole items: mean AP, recall and precision at temporal IoU, and frame accuracy.
+
+All values are shares in [0, 1] or counts. A number that is not defined on the segments at hand (no many-shot class
+occurs, say) is left out.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from vidloc.core.records import Prediction, Segment
+from vidloc.errors import OptionError, UnknownNameError, did_you_mean
+from vidloc.metrics.actions import OFFICIAL_CUT, ActionRanking, PriorKind, action_prior, rank_actions
+from vidloc.metrics.localization import (
+    Detections,
+    Metrics,
+    frame_accuracy,
+    frame_times,
+    labels_at,
+    mean_average_precision,
+    recall_precision,
+)
+from vidloc.metrics.recognition import epic55, epic100, recognition
+
+PROTOCOLS = ("epic55", "epic100", "recognition", "segments")
+THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7)
+STEP_S = 0.1
+_EPIC_TASKS = ("verb", "noun")
+_TOP = 5
+
+Groups = Mapping[str, frozenset[Any]]
+Classes = Mapping[str, Sequence[str]]
+
+
+@dataclass(frozen=True, eq=False)
+class AlignedScores:
+    """Scores in the order of the segments they answer.
+
+    Attributes:
+        segments: those that have a prediction.
+        scores: `(segments, classes)` by task.
+        missing: ids of the segments left out.
+    """
+
+    segments: tuple[Segment, ...]
+    scores: Mapping[str, NDArray[np.float64]]
+    missing: tuple[str, ...]
+
+
+def evaluate(
+    protocol: str,
+    predictions: Sequence[Prediction],
+    segments: Sequence[Segment],
+    *,
+    classes: Classes,
+    groups: Groups | None = None,
+    prior: PriorKind = "none",
+    prior_counts: ArrayLike | None = None,
+    cut: int | None = OFFICIAL_CUT,
+    allow_missing: bool = False,
+    items: Iterable[str] | None = None,
+    durations_s: Mapping[str, float] | None = None,
+    task: str | None = None,
+) -> Metrics:
+    """Score predictions against annotated segments.
+
+    Args:
+        protocol: one of `PROTOCOLS`; empty means `recognition`.
+        classes: class names by task.
+        groups: the corpus's named sets of classes and participants.
+        prior: how training counts of (verb, noun) pairs weigh actions, with `prior_counts` `(verbs, nouns)`.
+        cut: best verbs and nouns of a segment that may form actions; `None` for all (see `metrics.actions`).
+        allow_missing: evaluate the segments that have predictions, if some have none; their number is reported.
+        items: all items of the split, for `segments`; those without any true segment count as well.
+        durations_s: duration by item, for `segments`. An item without one is taken to end with its last segment, true
+            or predicted, and such items are counted.
+        task: task of the labels, for `segments`; may be left out where there is only one.
+
+    Returns:
+        Metrics by name, with `num_segments` and, for recognition, `num_missing`.
+
+    Raises:
+        UnknownNameError: no such protocol.
+        OptionError: predictions that do not belong to the segments, segments without predictions or labels.
+    """
+    if protocol == "segments":
+        chosen = label_task(classes, task)
+        return _detection(predictions, segments, classes[chosen], chosen, items, durations_s or {})
+    tasks = _EPIC_TASKS if protocol.startswith("epic") else tuple(classes)
+    aligned = align(predictions, segments, {t: classes[t] for t in tasks if t in classes}, allow_missing=allow_missing)
+    actions = None
+    if set(_EPIC_TASKS) <= set(aligned.scores) and protocol.startswith("epic"):
+        mu = action_prior(_given(prior_counts, prior), prior)
+        actions = rank_actions(aligned.scores["verb"], aligned.scores["noun"], prior=mu, cut=cut, keep=_TOP)
+    result = recognition_metrics(protocol, aligned.scores, actions, aligned.segments, groups or {})
+    return {"num_segments": len(aligned.segments), "num_missing": len(aligned.missing), **result}
+
+
+def recognition_metrics(
+    protocol: str,
+    scores: Mapping[str, NDArray[np.float64]],
+    actions: ActionRanking | None,
+    segments: Sequence[Segment],
+    groups: Groups,
+) -> Metrics:
+    """The metrics of a recognition protocol from scores in the order of the segments.
+
+    Args:
+        actions: ranked pairs, needed by the EPIC protocols.
+
+    Raises:
+        UnknownNameError: no such protocol.
+        OptionError: a segment's labels are withheld, or verb or noun are missing.
+    """
+    if protocol not in (*PROTOCOLS, "") or protocol == "segments":
+        raise UnknownNameError(f"there is no evaluation protocol {protocol!r}. {did_you_mean(protocol, PROTOCOLS)}")
+    labels = {task: _labels(segments, task) for task in scores}
+    if not protocol.startswith("epic"):
+        return _defined(recognition(scores, labels))
+    if actions is None:
+        raise OptionError(f"protocol {protocol} needs classes for verb and noun, got: {', '.join(scores) or 'none'}.")
+    if protocol == "epic55":
+        many_shot = {task: groups.get(f"many_shot_{task}", frozenset()) for task in (*_EPIC_TASKS, "action")}
+        return _defined(epic55(scores, actions, labels, many_shot))
+    tail = {task: groups[f"tail_{task}"] for task in _EPIC_TASKS if f"tail_{task}" in groups}
+    unseen = groups.get("unseen_participants", frozenset())
+    return _defined(
+        epic100(
+            scores,
+            actions,
+            labels,
+            unseen=[segment.group in unseen for segment in segments],
+            tail=tail if len(tail) == len(_EPIC_TASKS) else None,
+        )
+    )
+
+
+def align(
+    predictions: Sequence[Prediction], segments: Sequence[Segment], classes: Classes, *, allow_missing: bool = False
+) -> AlignedScores:
+    """Bring predictions into the order of the segments they answer (`query_id` names a segment's `id`).
+
+    Raises:
+        OptionError: a prediction of no segment or without scores, two of one segment, or segments without any.
+    """
+    answers: dict[str, Prediction] = {}
+    known = {segment.id for segment in segments}
+    for prediction in predictions:
+        query = prediction.query_id or ""
+        if query not in known:
+            raise OptionError(
+                f"a prediction answers {query or 'no annotation'!r}, which is none of the {len(known)} segments "
+                "evaluated. Were they made for another split or corpus?"
+            )
+        if query in answers:
+            raise OptionError(f"segment {query!r} has two predictions; give one for each.")
+        answers[query] = prediction
+    missing = tuple(segment.id for segment in segments if segment.id not in answers)
+    if not answers or (missing and not allow_missing):
+        raise OptionError(
+            f"{len(missing)} of {len(segments)} segments have no prediction, such as "
+            f"{', '.join(missing[:3]) or 'none'}. Predict them, or allow segments to be missing; they are "
+            "then left out and counted."
+        )
+    kept = tuple(segment for segment in segments if segment.id in answers)
+    scores = {
+        task: np.array([_task_scores(answers[segment.id], task, len(names)) for segment in kept])
+        for task, names in classes.items()
+    }
+    return AlignedScores(kept, scores, missing)
+
+
+def label_task(classes: Classes, task: str | None) -> str:
+    """The task whose labels are detected.
+
+    Raises:
+        OptionError: several tasks and none chosen, or one that does not exist.
+    """
+    if task is None and len(classes) == 1:
+        return next(iter(classes))
+    if task is None or task not in classes:
+        raise OptionError(f"detection looks at one task; choose one of {', '.join(classes)}, got {task or 'none'}.")
+    return task
+
+
+def item_durations(
+    items: Iterable[str], durations_s: Mapping[str, float], spans: Iterable[tuple[str, float]]
+) -> tuple[dict[str, float], int]:
+    """Duration of each item, and how many had to be guessed from the last end among `spans` (item, end)."""
+    ends: dict[str, float] = {}
+    for item, end in spans:
+        ends[item] = max(ends.get(item, 0.0), end)
+    wanted = list(items)
+    return (
+        {item: durations_s.get(item, ends.get(item, 0.0)) for item in wanted},
+        sum(item not in durations_s for item in wanted),
+    )
+
+
+def _detection(
+    predictions: Sequence[Prediction],
+    segments: Sequence[Segment],
+    names: Sequence[str],
+    task: str,
+    items: Iterable[str] | None,
+    durations_s: Mapping[str, float],
+) -> Metrics:
+    truth = Detections(
+        tuple(s.item_id for s in segments), np.array([s.span for s in segments]), _labels(segments, task)
+    )
+    everything = sorted({*truth.items} if items is None else {*items, *truth.items})
+    predicted = _predicted(predictions, names, set(everything))
+    maps = mean_average_precision(predicted, truth, THRESHOLDS)
+    rates = {t: recall_precision(predicted, truth, t) for t in THRESHOLDS}
+    agnostic = {t: recall_precision(predicted, truth, t, with_class=False) for t in THRESHOLDS}
+    ends = [(i, float(end)) for d in (truth, predicted) for i, end in zip(d.items, d.spans[:, 1], strict=True)]
+    durations, num_guessed = item_durations(everything, durations_s, ends)
+    result: Metrics = {
+        "num_segments": len(truth),
+        "num_items": len(everything),
+        "num_items_without_prediction": len(set(everything) - set(predicted.items)),
+        "num_items_of_guessed_duration": num_guessed,
+        "frame_accuracy": _frames(predicted, truth, durations),
+        "detection": maps,
+        "recall": {f"{t:g}": recall for t, (recall, _) in rates.items()},
+        "precision": {f"{t:g}": precision for t, (_, precision) in rates.items()},
+        "recall_any_class": {f"{t:g}": recall for t, (recall, _) in agnostic.items()},
+    }
+    return _defined(result)
+
+
+def _predicted(predictions: Sequence[Prediction], names: Sequence[str], items: set[str]) -> Detections:
+    index = {name: k for k, name in enumerate(names)}
+    for prediction in predictions:
+        if prediction.label not in index:
+            raise OptionError(
+                f"a prediction of item {prediction.item_id!r} has the label {prediction.label!r}, which is no class of "
+                "the annotations. Were they made with other classes?"
+            )
+        if prediction.item_id not in items:
+            raise OptionError(
+                f"there is a prediction of item {prediction.item_id!r}, which is not in the split evaluated."
+            )
+    return Detections(
+        tuple(p.item_id for p in predictions),
+        np.array([p.span for p in predictions]),
+        np.array([index[str(p.label)] for p in predictions], dtype=np.int64),
+        np.array([p.score for p in predictions]),
+    )
+
+
+def _frames(predicted: Detections, truth: Detections, durations_s: Mapping[str, float]) -> Metrics:
+    guesses: list[NDArray[np.int64]] = []
+    labels: list[NDArray[np.int64]] = []
+    for item, duration in durations_s.items():
+        times = frame_times(duration, STEP_S)
+        for detections, target in ((predicted, guesses), (truth, labels)):
+            rows = np.flatnonzero([i == item for i in detections.items])
+            scores = None if detections.scores is None else detections.scores[rows]
+            target.append(labels_at(times, detections.spans[rows], detections.labels[rows], scores))
+    return frame_accuracy(guesses, labels)
+
+
+def _labels(segments: Sequence[Segment], task: str) -> NDArray[np.int64]:
+    withheld = next((segment for segment in segments if task not in segment.labels), None)
+    if withheld is not None:
+        raise OptionError(
+            f"segment {withheld.id!r} has no {task} label, so there is nothing to compare with. Where a benchmark "
+            "withholds its labels, write a submission file instead (vidloc submit)."
+        )
+    return np.array([segment.labels[task] for segment in segments], dtype=np.int64)
+
+
+def _task_scores(prediction: Prediction, task: str, num_classes: int) -> tuple[float, ...]:
+    scores = (prediction.scores or {}).get(task)
+    if scores is None or len(scores) != num_classes:
+        found = "none" if scores is None else str(len(scores))
+        raise OptionError(
+            f"the prediction of {prediction.query_id!r} needs {num_classes} {task} scores, one per class, "
+            f"found {found}."
+        )
+    return scores
+
+
+def _given(counts: ArrayLike | None, prior: PriorKind) -> ArrayLike:
+    if counts is None and prior != "none":
+        raise OptionError(f"the prior {prior!r} needs counts of training pairs (prior_counts).")
+    return () if counts is None else counts
+
+
+def _defined(metrics: Metrics) -> Metrics:
+    """Without the numbers that are not defined (NaN)."""
+    result: Metrics = {}
+    for name, value in metrics.items():
+        if isinstance(value, dict):
+            result[name] = _defined(value)
+        elif not (isinstance(value, float) and math.isnan(value)):
+            result[name] = value
+    return result
