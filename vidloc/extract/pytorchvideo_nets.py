@@ -13,14 +13,12 @@ import warnings
 from abc import abstractmethod
 from collections.abc import Sequence
 from fractions import Fraction
-from itertools import pairwise
 from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
 from pydantic import Field, model_validator
 from torch import nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from vidloc.core.records import Source
 from vidloc.core.rows import FieldSpec, Rows
@@ -36,6 +34,7 @@ from vidloc.extract.base import (
     placed,
     stacked,
 )
+from vidloc.extract.folding import fold_batch_norms
 
 with warnings.catch_warnings():
     # Its modules apply torch.jit.script while they are imported, which newer PyTorch deprecates.
@@ -142,26 +141,6 @@ class ClipEncoder(Encoder):
             clips = frames.to(torch.float32).div_(255.0).sub_(MEAN).div_(STD)
             rows = self.pooled(clips).float().flatten(2).mean(2)
         return Rows.dense(features=np.ascontiguousarray(rows.cpu().numpy()))
-
-
-def fold_batch_norms(network: nn.Module) -> nn.Module:
-    """Fold each 3-D batch norm into the convolution registered just before it, in place.
-
-    pytorchvideo registers the layers of a block in the order of their use, and skips a norm that is `None`.
-
-    Args:
-        network: in eval mode.
-
-    Returns:
-        The same network.
-    """
-    for module in list(network.modules()):
-        children: list[tuple[str, nn.Module]] = list(module.named_children())
-        for (conv_name, conv), (norm_name, norm) in pairwise(children):
-            if isinstance(conv, nn.Conv3d) and isinstance(norm, nn.BatchNorm3d):
-                setattr(module, conv_name, fuse_conv_bn_eval(conv, norm))
-                setattr(module, norm_name, None)
-    return network
 
 
 def blocks_of(network: Any) -> list[Any]:

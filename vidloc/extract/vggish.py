@@ -51,8 +51,11 @@ class VGGishOptions(EncoderOptions):
         description="PCA and quantisation to 0..255, rounded as in the PyTorch port or truncated as in TensorFlow. "
         "AudioSet and YouTube-8M features need pca_truncate with final_relu=false.",
     )
+    # Not among the recorded options: where the file lies says nothing of the rows; its hash is recorded instead.
     pca: str = Field(
-        "", description="PCA parameters (.npz with pca_eigen_vectors, pca_means); empty for the published ones."
+        "",
+        exclude=True,
+        description="PCA parameters (.npz with pca_eigen_vectors, pca_means); empty for the published ones.",
     )
 
     @model_validator(mode="after")
