@@ -82,11 +82,11 @@ def _clip_spec(name="clips", dim=16, **more):
     return StreamSpec(name=name, kind="clip", fields=fields, encoder="made_up", **more)
 
 
-def _clustered(num_rows, dim, seed, clusters=50, noise=0.25):
-    """Rows around a few directions: what features of neighbouring windows look like."""
-    generator = np.random.default_rng(seed)
-    centers = np.random.default_rng(99).standard_normal((clusters, dim))
-    rows = centers[generator.integers(0, clusters, num_rows)] + noise * generator.standard_normal((num_rows, dim))
+def _clustered(num_rows, dim, seed, clusters=50):
+    """Rows around a few directions, varying along a few more: what features of neighbouring windows look like."""
+    generator, shared = np.random.default_rng(seed), np.random.default_rng(99)
+    centers, varying = shared.standard_normal((clusters, dim)), shared.standard_normal((3, dim))
+    rows = centers[generator.integers(0, clusters, num_rows)] + 0.5 * generator.standard_normal((num_rows, 3)) @ varying
     return rows.astype(np.float16)
 
 

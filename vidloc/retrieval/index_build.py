@@ -37,6 +37,7 @@ from vidloc.stores.base import FeatureStore, StreamSpec
 _CODEBOOK = 256  # entries per sub-quantiser, 8 bits
 _POINTS_PER_CENTROID = 39  # below this FAISS's k-means warns that centroids are poorly placed
 _TRAINING_PER_CENTROID = 256  # above this FAISS's k-means drops the surplus itself
+_NUMBERS_PER_PART = 4
 _OPTIONS_OF: dict[str, IndexType] = {
     "nlist": "ivfpq",
     "m": "ivfpq",
@@ -142,6 +143,7 @@ def _new_index(
         options = _settled(options, table, dim)
         index = _empty(dim, f"IVF{options.nlist},PQ{options.m}x8")
         index.nprobe = options.nprobe
+        index.do_polysemous_training = False  # reorders codes for Hamming filters that are not used: minutes, no gain
         index.cp.seed = index.pq.cp.seed = options.seed
         index.train(_sample(store, spec, table, options, block_bytes))
         return index, options
@@ -171,7 +173,7 @@ def _settled(options: IndexOptions, table: RowTable, dim: int) -> IndexOptions:
             "Use --type sq16, which is exact and small at this size."
         )
     nlist = options.nlist or min(int(4 * table.num_rows**0.5), table.num_rows // _POINTS_PER_CENTROID)
-    m = options.m or max((n for n in range(1, 65) if dim % n == 0 and dim // n >= 4), default=1)
+    m = options.m or max((n for n in range(1, 65) if dim % n == 0 and dim // n >= _NUMBERS_PER_PART), default=1)
     if dim % m:
         raise OptionError(f"ivfpq option 'm' must divide the length of the vectors, {dim}; {m} does not.")
     return options.model_copy(update={"nlist": nlist, "m": m})

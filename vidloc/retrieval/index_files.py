@@ -47,7 +47,9 @@ class IndexOptions(Options):
         None, ge=1, description="ivfpq: inverted lists; none: 4 times the root of the vectors, 39 vectors in each."
     )
     m: int | None = Field(
-        None, ge=1, description="ivfpq: bytes per vector, a divisor of its length; none: the largest up to 64, 4 each."
+        None,
+        ge=1,
+        description="ivfpq: bytes per vector, a divisor of its length; none: the largest up to 64, 4 numbers each.",
     )
     nprobe: int = Field(16, ge=1, description="ivfpq: lists visited per query.")
     seed: int = Field(0, ge=0, lt=2**31, description="ivfpq: seed of the training sample and of k-means.")
