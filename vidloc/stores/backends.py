@@ -1,4 +1,4 @@
-"""Which backend a path is: by content for stores that exist, by suffix for new ones."""
+"""Which backend a path is: told by content for stores that exist, by suffix for new ones."""
 
 from __future__ import annotations
 
@@ -8,27 +8,77 @@ from typing import Literal
 from vidloc.errors import StoreError
 from vidloc.stores.base import FeatureStore, FeatureWriter
 from vidloc.stores.format import METADATA_NAME
+from vidloc.stores.hdf5_file import SIGNATURE
+from vidloc.stores.hdf5_store import Hdf5Store, Hdf5Writer, staging_of
 from vidloc.stores.lock import LOCK_NAME
 from vidloc.stores.zarr_store import ZarrStore
 from vidloc.stores.zarr_writer import ZarrWriter
 
 Backend = Literal["zarr", "hdf5"]
 
+_SUFFIXES: dict[str, Backend] = {".zarr": "zarr", ".h5": "hdf5", ".hdf5": "hdf5"}
+
 
 def open_store(path: str | Path) -> FeatureStore:
     """See `vidloc.stores.base.open_store`."""
-    store = ZarrStore(path)
-    store.contents  # noqa: B018
+    store = ZarrStore(path) if _existing(Path(path)) == "zarr" else Hdf5Store(path)
+    _ = store.contents  # damage is found here rather than at the first read
     return store
 
 
 def create_store(path: str | Path, *, backend: Backend | None = None) -> FeatureWriter:
     """See `vidloc.stores.base.create_store`."""
-    if Path(path).exists():
-        raise StoreError(f"{path} exists")
-    return ZarrWriter(path)
+    path = Path(path)
+    for taken in (path, staging_of(path)):
+        if taken.exists():
+            raise StoreError(
+                f"cannot create store {path}: {taken} exists. Choose another path, or append to the store."
+            )
+    return _writer(path, backend or _by_suffix(path))
 
 
 def append_to_store(path: str | Path) -> FeatureWriter:
     """See `vidloc.stores.base.append_to_store`."""
-    return ZarrWriter(path)
+    path = Path(path)
+    exists = path.exists() or staging_of(path).exists()
+    return _writer(path, _existing(path) if exists else _by_suffix(path))
+
+
+def lock_folder(path: str | Path) -> Path:
+    """Where a store's lock lies: in its folder, or in the staging folder beside an HDF5 file."""
+    path = Path(path)
+    return path if path.is_dir() else staging_of(path)
+
+
+def _writer(path: Path, backend: Backend) -> FeatureWriter:
+    return ZarrWriter(path) if backend == "zarr" else Hdf5Writer(path)
+
+
+def _existing(path: Path) -> Backend:
+    if path.is_dir():
+        if (path / METADATA_NAME).exists() or _is_begun(path):
+            return "zarr"
+        raise StoreError(f"{path} is a folder but no store: it has no {METADATA_NAME}.")
+    if path.is_file():
+        with path.open("rb") as file:
+            if file.read(len(SIGNATURE)) == SIGNATURE:
+                return "hdf5"
+        raise StoreError(f"{path} is no store: neither a Zarr folder nor an HDF5 file.")
+    if staging_of(path).is_dir():
+        return "hdf5"
+    raise StoreError(f"store {path} is not there. `vidloc extract` makes one.")
+
+
+def _is_begun(path: Path) -> bool:
+    """Whether a folder holds only what a writer makes before the root; it was stopped there."""
+    names = {entry.name for entry in path.iterdir()}
+    return LOCK_NAME in names and all(
+        n == LOCK_NAME or n.startswith(("journal-", ".", "items", "streams")) for n in names
+    )
+
+
+def _by_suffix(path: Path) -> Backend:
+    backend = _SUFFIXES.get(path.suffix.lower())
+    if backend is None:
+        raise StoreError(f"{path}: the name of a new store ends in {', '.join(_SUFFIXES)}, which tells its backend.")
+    return backend

@@ -1,4 +1,4 @@
-"""Content digests: sha256 of the rows of one (stream, item), and of a whole store.
+r"""Content digests: sha256 of the rows of one (stream, item), and of a whole store.
 
 What is hashed does not depend on backend, chunks or order of writing. Per (stream, item), in this order, text lines
 being UTF-8 with a newline at the end:
@@ -9,7 +9,7 @@ being UTF-8 with a newline at the end:
     grid <six integers>  |  spans <num_rows> + float64 bytes  |  none
     extent <start> <end>  |  extent none                                 shortest decimals that read back equal
 
-The content id of a store is the sha256 of its sorted lines `<stream>\\t<item>\\t<digest>`.
+The content id of a store is the sha256 of its sorted lines `<stream>\t<item>\t<digest>`.
 """
 
 from __future__ import annotations
@@ -42,9 +42,9 @@ class RowDigest:
             "field", name, field.dtype, json.dumps(list(field.row_shape), separators=(",", ":")), str(num_entries)
         )
 
-    def update(self, block: NDArray[Any] | memoryview) -> None:
+    def update(self, block: NDArray[Any]) -> None:
         """Bytes of the field announced last."""
-        self._hash.update(little_endian(block) if isinstance(block, np.ndarray) else block)
+        self._hash.update(little_endian(block).data)
 
     def finish(self, timeline: Timeline | None, extent: Extent | None) -> str:
         """Digest in hex, after all fields."""

@@ -25,7 +25,8 @@ def disk_errors(path: Path) -> Iterator[None]:
         if full is None:
             raise StoreError(f"store {path}: {error}. What was committed is safe.") from error
         raise StoreError(
-            f"store {path}: {full} on its disk ({error.strerror}). What was committed is safe; free some space and run again."
+            f"store {path}: {full} on its disk ({error.strerror}). What was committed is safe; free some space and run "
+            "again."
         ) from error
 
 

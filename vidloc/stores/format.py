@@ -29,6 +29,8 @@ from vidloc.stores.base import StreamSpec
 
 FORMAT_VERSION = 1
 METADATA_NAME = "zarr.json"
+STORE_ATTRIBUTE = "vidloc"
+SPEC_ATTRIBUTE = "vidloc_stream"
 CHUNK_BYTES = 64 * 1024**2
 MAX_ITEM_ID_BYTES = 1024
 _MAX_CHUNK_BYTES = 2**40
@@ -129,8 +131,8 @@ class ArrayLayout:
         for key, value in found.metadata().items():
             if key not in ("attributes", "storage_transformers", "fill_value") and document.get(key) != value:
                 raise StoreError(
-                    f"{where}: {key} is {json.dumps(document.get(key))[:200]}, expected {json.dumps(value)}. vidloc reads "
-                    "plain uncompressed arrays with chunks along rows only."
+                    f"{where}: {key} is {json.dumps(document.get(key))[:200]}, expected {json.dumps(value)}. "
+                    "vidloc reads plain uncompressed arrays with chunks along rows only."
                 )
         return found
 
@@ -198,7 +200,7 @@ def root_metadata(root: Root, members: Mapping[str, Any]) -> dict[str, Any]:
     # zarr-python 3.1 takes siblings together only where they follow one another.
     ordered = dict(sorted(members.items(), key=lambda member: member[0].split("/")))
     consolidated = {"kind": "inline", "must_understand": False, "metadata": ordered}
-    return group_metadata({"vidloc": root.model_dump(mode="json")}) | {"consolidated_metadata": consolidated}
+    return group_metadata({STORE_ATTRIBUTE: root.model_dump(mode="json")}) | {"consolidated_metadata": consolidated}
 
 
 def parse_root(document: Any, *, where: str) -> Root:
@@ -215,7 +217,8 @@ def parse_root(document: Any, *, where: str) -> Root:
     if not isinstance(version, int) or version > FORMAT_VERSION or requires:
         needs = f" and needs {', '.join(map(str, requires))}" if isinstance(requires, list) and requires else ""
         raise FormatVersionError(
-            f"{where} has store format {version!r}{needs}; this vidloc reads formats up to {FORMAT_VERSION}. update vidloc."
+            f"{where} has store format {version!r}{needs}; this vidloc reads formats up to {FORMAT_VERSION}. "
+            "Please update vidloc."
         )
     return validated(Root, document, where=where)
 
@@ -271,8 +274,8 @@ def check_item_id(item_id: str) -> None:
         raise StoreError(f"item id {item_id!r} is not valid Unicode.") from None
     if not 1 <= size <= MAX_ITEM_ID_BYTES or _CONTROL.search(item_id):
         raise StoreError(
-            f"item id {item_id[:80]!r} ({size} bytes) cannot be stored: an id has 1 to {MAX_ITEM_ID_BYTES} bytes of UTF-8 and "
-            "no control characters."
+            f"item id {item_id[:80]!r} ({size} bytes) cannot be stored: an id has 1 to {MAX_ITEM_ID_BYTES} bytes of "
+            "UTF-8 and no control characters."
         )
 
 

@@ -150,8 +150,8 @@ class Lock:
     def _held(self, holder: Holder | None) -> StoreError:
         who = str(holder) if holder else "another writer (its lock file is not readable)"
         return StoreError(
-            f"store {self._store} is being written by {who}; a store has one writer at a time. Wait for it, or, if that "
-            f"process is gone for sure, run: vidloc store unlock {self._store}"
+            f"store {self._store} is being written by {who}; a store has one writer at a time. Wait for it, or, if "
+            f"that process is gone for sure, run: vidloc store unlock {self._store}"
         )
 
 

@@ -31,15 +31,15 @@ class MappedFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        weakref.finalize(self, os.close, self._handle)
+        self.handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        weakref.finalize(self, os.close, self.handle)
         self._map: mmap.mmap | None = None
-        self.size = os.fstat(self._handle).st_size
+        self.size = os.fstat(self.handle).st_size
 
     def view(self, offset: int, dtype: np.dtype[Any], shape: tuple[int, ...]) -> NDArray[Any]:
         """A read-only view of an array in the file, which must be long enough."""
         if self._map is None:
-            self._map = mmap.mmap(self._handle, self.size, access=mmap.ACCESS_READ)
+            self._map = mmap.mmap(self.handle, self.size, access=mmap.ACCESS_READ)
         return np.ndarray(shape, dtype, buffer=self._map, offset=offset)
 
     def prefetch(self, offset: int, length: int) -> None:
@@ -54,11 +54,11 @@ class MappedFile:
         Raises:
             StoreError: the file ends before.
         """
-        done = os.preadv(self._handle, [out], offset)
+        done = os.preadv(self.handle, [out.data], offset)
         if done < out.nbytes:
-            rest = memoryview(out.reshape(-1).view(np.uint8))
+            rest = out.reshape(-1).view(np.uint8).data
             while done < out.nbytes:
-                count = os.preadv(self._handle, [rest[done:]], offset + done)
+                count = os.preadv(self.handle, [rest[done:]], offset + done)
                 if count == 0:
                     raise StoreError(f"{self.path} was cut short while it was read.")
                 done += count
@@ -86,3 +86,19 @@ class FilePool:
     def clear(self) -> None:
         """Close all files that no view needs."""
         self._files.clear()
+
+
+class HeldFolder:
+    """A folder kept open, so that another one of the same name can be told from it."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        weakref.finalize(self, os.close, self._handle)
+
+    def is_there(self) -> bool:
+        """Whether the folder still lies where it was opened."""
+        try:
+            return os.path.samestat(os.fstat(self._handle), self._path.stat())
+        except FileNotFoundError:
+            return False

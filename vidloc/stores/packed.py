@@ -142,7 +142,7 @@ class GrowingArray(ChunkedArray):
         Raises:
             OSError: the disk is full or fails.
         """
-        rest = memoryview(data)
+        rest = data.data
         while rest:
             chunk, inside = divmod(offset, self._chunk_bytes)
             part = rest[: self._chunk_bytes - inside]
@@ -206,18 +206,15 @@ class RunArray(PackedArray):
     """An array in one file, in runs of entries that follow each other without a gap (HDF5 chunks side by side).
 
     Args:
-        path: the file.
+        file: the file.
         runs: `(first entry, offset in the file)` of each run, ascending and beginning with entry 0.
     """
 
-    def __init__(
-        self, path: Path, layout: ArrayLayout, runs: Sequence[tuple[int, int]], pool: FilePool, *, where: str
-    ) -> None:
+    def __init__(self, file: MappedFile, layout: ArrayLayout, runs: Sequence[tuple[int, int]], *, where: str) -> None:
         super().__init__(layout, where=where)
-        self._path = path
+        self._file = file
         self._firsts = [first for first, _ in runs]
         self._offsets = [offset for _, offset in runs]
-        self._pool = pool
 
     def locate(self, entry: int, stop: int) -> tuple[MappedFile, int, int]:
         """See `PackedArray.locate`."""
@@ -227,10 +224,6 @@ class RunArray(PackedArray):
         end = min(stop, self._firsts[run + 1]) if run + 1 < len(self._firsts) else stop
         offset = self._offsets[run] + (entry - self._firsts[run]) * self.entry_bytes
         needed = offset + (end - entry) * self.entry_bytes
-        try:
-            file = self._pool.get(self._path, 0)
-        except OSError as error:
-            raise StoreError(f"{self.where}: {error}.") from error
-        if file.size < needed:
-            raise StoreError(f"{self.where}: file {self._path} has {file.size} bytes, its rows need {needed}.")
-        return file, offset, end
+        if self._file.size < needed:
+            raise StoreError(f"{self.where}: file {self._file.path} has {self._file.size} bytes, {needed} are needed.")
+        return self._file, offset, end

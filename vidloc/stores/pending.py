@@ -38,7 +38,7 @@ class _Buffer:
         self.in_memory = True
 
     def append(self, array: NDArray[Any]) -> None:
-        self._file.write(little_endian(array))
+        self._file.write(little_endian(array).data)
         self._file.flush()
         self.size += array.nbytes
 
@@ -46,7 +46,7 @@ class _Buffer:
         file = tempfile.TemporaryFile(dir=self._folder)  # noqa: SIM115 (closed with the item)
         try:
             for block in self.blocks():
-                file.write(block)
+                file.write(block.data)
             file.flush()
         except OSError:  # the copy in memory is still whole
             file.close()

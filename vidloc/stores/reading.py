@@ -282,7 +282,8 @@ class StoreReader(ABC):
             raise self._no_item(item_id, state.items(), f" in stream {state.spec.name!r}")
         if found[1].status not in WITH_ROWS:
             raise StreamNotFoundError(
-                f"{self._where(state.spec.name, item_id)} has no rows: {found[1].status} ({found[1].reason or 'no reason kept'})."
+                f"{self._where(state.spec.name, item_id)} has no rows: {found[1].status} "
+                f"({found[1].reason or 'no reason kept'})."
             )
         return found
 

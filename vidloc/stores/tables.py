@@ -34,9 +34,9 @@ class Entry(Record):
 
     status: Status
     reason: str = ""
-    first_row: int = Field(0, ge=0, lt=2**63)
-    num_rows: int = Field(0, ge=0, lt=2**63)
-    digest: str = Field("", pattern=r"^([0-9a-f]{64})?$")
+    first_row: int = Field(default=0, ge=0, lt=2**63)
+    num_rows: int = Field(default=0, ge=0, lt=2**63)
+    digest: str = Field(default="", pattern=r"^([0-9a-f]{64})?$")
     extent: Extent | None = None
     grid: tuple[int, int, int, int, int, int] | None = None
 
@@ -85,13 +85,20 @@ class ItemTable:
         if info is None and item_id in self.position:
             return
         facts = {} if info is None else info.model_dump(mode="json", exclude={"item_id"}, exclude_none=True)
-        line = dump_json(facts).decode()
+        self.add_line(item_id, dump_json(facts).decode())
+
+    def add_line(self, item_id: str, line: str) -> None:
+        """Note an item with its facts as they are put on disk; nothing where they are known already."""
         known = self.position.get(item_id)
         if known is not None and self._facts[known] == line:
             return
         self.position[item_id] = len(self.ids)
         self.ids.append(item_id)
         self._facts.append(line)
+
+    def line(self, item_id: str) -> str:
+        """Facts of an item as they are put on disk."""
+        return self._facts[self.position[item_id]]
 
     def info(self, item_id: str, *, where: str) -> ItemInfo | None:
         """Facts of an item, `None` where it is not known."""
@@ -149,7 +156,7 @@ class StreamTable:
             return self.recent[position - self._num_loaded][1]
         column = self._columns
         extent = column["extent"][position]
-        return Entry(
+        return Entry.model_construct(  # the columns were checked as a whole when they were loaded
             status=STATUSES[column["status"][position]],
             reason=self._reasons[position],
             first_row=int(column["first_row"][position]),
@@ -169,7 +176,7 @@ class StreamTable:
         """
         added = self.recent[start - self._num_loaded :]
         entries = [entry for _, entry in added]
-        columns = {
+        columns: dict[str, NDArray[Any]] = {
             "item": np.array([items[item] for item, _ in added], np.int64),
             "first_row": np.array([e.first_row for e in entries], np.int64),
             "num_rows": np.array([e.num_rows for e in entries], np.int64),

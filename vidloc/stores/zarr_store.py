@@ -12,12 +12,21 @@ from typing import Any
 
 from vidloc.errors import StoreError
 from vidloc.stores.catalog import Catalog, arrays_of_items, arrays_of_stream, load_contents
-from vidloc.stores.format import METADATA_NAME, ArrayLayout, check_name, parse_json, parse_root, parse_spec
+from vidloc.stores.format import (
+    METADATA_NAME,
+    SPEC_ATTRIBUTE,
+    STORE_ATTRIBUTE,
+    ArrayLayout,
+    check_name,
+    parse_json,
+    parse_root,
+    parse_spec,
+)
 from vidloc.stores.journal import read_journal
+from vidloc.stores.mapped import FilePool
 from vidloc.stores.packed import ChunkedArray, PackedArray
 from vidloc.stores.reading import Contents, StoreReader
 
-SPEC_ATTRIBUTE = "vidloc_stream"
 _ATTEMPTS = 20
 
 
@@ -28,18 +37,33 @@ class ZarrStore(StoreReader):
 
     def load(self) -> Contents:
         """Tables as of the last fold, and the journal that the root named at that moment."""
-        for attempt in range(_ATTEMPTS):
-            catalog = read_catalog(self._path)
-            try:
-                commits = read_journal(self._path / catalog.root.journal)
-            except FileNotFoundError:  # folded since the root was read: the new root names another journal
-                time.sleep(0.01 * attempt)
-                continue
-            return load_contents(catalog, commits, self._array, store=str(self._path))
-        raise StoreError(f"store {self._path} is damaged: its journal {catalog.root.journal} is missing.")
+        return load_folder(self._path, self._pool, store=self._path)
 
-    def _array(self, path: str, layout: ArrayLayout, where: str) -> PackedArray:
-        return ChunkedArray(self._path / path, layout, self._pool, where=where)
+
+def load_folder(path: Path, pool: FilePool, *, store: Path) -> Contents:
+    """Tables and arrays of a folder.
+
+    Args:
+        pool: keeps its files open.
+        store: what the user calls the store.
+
+    Raises:
+        StoreError: it is no store of vidloc's, or damaged.
+        FormatVersionError: it is that of a newer version.
+    """
+
+    def make_array(name: str, layout: ArrayLayout, where: str) -> PackedArray:
+        return ChunkedArray(path / name, layout, pool, where=where)
+
+    for attempt in range(_ATTEMPTS):
+        catalog = read_catalog(path)
+        try:
+            commits = read_journal(path / catalog.root.journal)
+        except FileNotFoundError:  # folded since the root was read: the new root names another journal
+            time.sleep(0.01 * attempt)
+            continue
+        return load_contents(catalog, commits, make_array, store=str(store))
+    raise StoreError(f"store {store} is damaged: its journal {catalog.root.journal} is missing.")
 
 
 def read_catalog(path: Path) -> Catalog:
@@ -57,7 +81,7 @@ def read_catalog(path: Path) -> Catalog:
     except OSError as error:
         raise StoreError(f"{where} cannot be read: {error}.") from error
     document = parse_json(data, where=str(path / METADATA_NAME))
-    root = parse_root(_inside(document, "attributes", "vidloc"), where=where)
+    root = parse_root(_inside(document, "attributes", STORE_ATTRIBUTE), where=where)
     members = _inside(document, "consolidated_metadata", "metadata")
     if not isinstance(members, dict):
         raise StoreError(f"{where} is damaged: its root lacks the consolidated metadata of its arrays.")

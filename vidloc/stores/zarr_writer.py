@@ -32,6 +32,7 @@ from vidloc.stores.durable import disk_errors, make_folder, replace_file
 from vidloc.stores.fitting import check_times, fitted
 from vidloc.stores.format import (
     METADATA_NAME,
+    SPEC_ATTRIBUTE,
     ArrayLayout,
     Root,
     axes,
@@ -47,10 +48,12 @@ from vidloc.stores.packed import GrowingArray
 from vidloc.stores.pending import PendingItems, PendingRows
 from vidloc.stores.reading import Contents, Part, StoreReader, StreamState
 from vidloc.stores.tables import WITH_ROWS, Commit, Entry, StreamTable, one_line
-from vidloc.stores.zarr_store import SPEC_ATTRIBUTE, ZarrStore, read_catalog
+from vidloc.stores.zarr_store import ZarrStore, read_catalog
 
 FOLD_COMMITS = 1000
 FOLD_SECONDS = 60.0
+
+_EMPTY = Catalog(Root(journal=journal_name(0), items=0, streams={}), {}, arrays_of_items())
 
 logger = logging.getLogger("vidloc")
 
@@ -84,14 +87,13 @@ class ZarrWriter(StoreReader):
         self._pending = PendingItems(self._path)
         self._folded: dict[str, int] = {}
         self._folded_at = time.monotonic()
-        self._journal: Journal | None = None
         with disk_errors(self._store):
             self._path.mkdir(parents=True, exist_ok=True)
-            self._lock = Lock(self._path, store=self._store)
+            self.lock = Lock(self._path, store=self._store)
             try:
                 self._open()
             except BaseException:
-                self._lock.release()
+                self.lock.release()
                 raise
 
     @classmethod
@@ -111,7 +113,7 @@ class ZarrWriter(StoreReader):
             check_same_origin(state.spec, spec, store=self._store)
             return
         with disk_errors(self._store):
-            self._lock.check()
+            self.lock.check()
             arrays = {
                 path: self._array(path, layout, f"array {path} in {self._store}")
                 for path, layout in arrays_of_stream(spec).items()
@@ -121,7 +123,7 @@ class ZarrWriter(StoreReader):
             self.contents.streams[spec.name] = StreamState(spec, [Part(StreamTable(), rows)])
             self._folded[spec.name] = 0
             try:
-                self._fold()
+                self._roll_journal()
             except OSError:
                 del self.contents.streams[spec.name], self._folded[spec.name]
                 for path in arrays:
@@ -170,7 +172,7 @@ class ZarrWriter(StoreReader):
         if pending is None:
             raise StoreError(f"nothing was said of item {item_id!r} since it was last committed to {self._store}.")
         with disk_errors(self._store):
-            self._lock.check()
+            self.lock.check()
             appended = {name: self._append(rows, item_id) for name, rows in pending.streams.items()}
             for rows in appended.values():
                 for path in rows.lengths:
@@ -184,7 +186,7 @@ class ZarrWriter(StoreReader):
             self.forget(item_id)
             self._pending.drop(item_id)
             if self._journal.num_commits >= FOLD_COMMITS or time.monotonic() - self._folded_at >= FOLD_SECONDS:
-                self._fold()
+                self._roll_journal()
 
     def discard(self, item_id: str) -> None:
         """See `FeatureWriter`."""
@@ -195,29 +197,33 @@ class ZarrWriter(StoreReader):
         """See `FeatureWriter`."""
         self._check_open()
         with disk_errors(self._store):
-            self._lock.check()
+            self.lock.check()
             if self._journal.num_commits:
-                self._fold()
+                self._roll_journal()
 
     def close(self) -> None:
         """Drop what was not committed, fold the journal, trim small arrays, and let the next writer in."""
         if self._contents is None:
             return
-        dropped = self._pending.drop_all()
-        if dropped:
-            logger.warning("store %s: closed with %d items not committed; they are dropped.", self._store, len(dropped))
         try:
             self.flush()
             with disk_errors(self._store):
                 for array in self._arrays.values():
                     array.trim()
-                self._write_metadata(self._journal, {})
+                self._write_metadata(self._journal.path.name, {})
         finally:
-            self._journal.close()
-            for array in self._arrays.values():
-                array.close()
-            self._lock.release()
-            super().close()
+            self.abandon()
+
+    def abandon(self) -> None:
+        """Let the next writer in as after a crash: what was committed stays in the journal."""
+        dropped = self._pending.drop_all()
+        if dropped:
+            logger.warning("store %s: closed with %d items not committed; they are dropped.", self._store, len(dropped))
+        self._journal.close()
+        for array in self._arrays.values():
+            array.close()
+        self.lock.release()
+        super().close()
 
     def _check_open(self) -> None:
         if self._contents is None:
@@ -230,17 +236,13 @@ class ZarrWriter(StoreReader):
 
     def _open(self) -> None:
         """Load the store, or begin a new one, and fold what an earlier writer left in the journal."""
-        is_old = (self._path / METADATA_NAME).exists()
-        catalog = (
-            read_catalog(self._path)
-            if is_old
-            else Catalog(Root(journal=journal_name(0), items=0, streams={}), {}, arrays_of_items())
-        )
-        self._old_journal = self._path / catalog.root.journal
+        exists = (self._path / METADATA_NAME).exists()
+        catalog = read_catalog(self._path) if exists else _EMPTY
+        journal = self._path / catalog.root.journal
         try:
-            commits = read_journal(self._old_journal) if is_old else []
+            commits = read_journal(journal) if exists else []
         except FileNotFoundError:
-            raise StoreError(f"store {self._store} is damaged: its journal {self._old_journal} is missing.") from None
+            raise StoreError(f"store {self._store} is damaged: its journal {journal} is missing.") from None
         self._contents = load_contents(catalog, commits, self._array, store=str(self._store))
         self._folded = {"items": catalog.root.items, **catalog.root.streams}
         for state in self._contents.streams.values():
@@ -248,10 +250,11 @@ class ZarrWriter(StoreReader):
         for array in self._arrays.values():
             array.restore_chunk_length()
             array.sync()
-        self._journal_number = journal_number(catalog.root.journal)
-        self._fold()
-        for stray in self._path.glob("journal-*.jsonl"):  # left by a writer killed between two steps of a fold
-            if stray != self._old_journal:
+        self._journal = self._fold(journal_number(catalog.root.journal) + 1)
+        for stray in self._path.glob(
+            "journal-*.jsonl"
+        ):  # the one folded, or left by a kill between two steps of a fold
+            if stray != self._journal.path:
                 stray.unlink()
 
     def _append(self, rows: PendingRows, item_id: str) -> _Appended:
@@ -298,29 +301,35 @@ class ZarrWriter(StoreReader):
         for path, length in lengths.items():
             self._arrays[path].commit(length)
 
-    def _fold(self) -> None:
-        """Move commits from the journal to the tables: all of them at once, by the replacement of the root."""
+    def _fold(self, number: int) -> Journal:
+        """Move commits from the journal to the tables, all at once by replacing the root, and begin a new journal.
+
+        Args:
+            number: of the new journal.
+        """
         items = self.contents.items[-1]
         lengths = self._write_columns("items", items.columns(self._folded["items"]))
         for name, state in self.contents.streams.items():
             grid = state.spec.timeline == "grid"
             columns = state.parts[-1].table.columns(self._folded[name], items.position, grid=grid)
             lengths |= self._write_columns(f"streams/{name}/table", columns)
-        journal = Journal(self._path / journal_name(self._journal_number + 1))
+        journal = Journal(self._path / journal_name(number))
         try:
-            self._write_metadata(journal, lengths)
+            self._write_metadata(journal.path.name, lengths)
         except OSError:
             journal.close()
             journal.path.unlink()
             raise
         self._set_lengths(lengths)
-        self._old_journal.unlink(missing_ok=True)
-        if self._journal is not None:
-            self._journal.close()
-        self._journal, self._old_journal = journal, journal.path
-        self._journal_number += 1
         self._folded = {"items": len(items)} | self._entry_counts()
         self._folded_at = time.monotonic()
+        return journal
+
+    def _roll_journal(self) -> None:
+        old = self._journal
+        self._journal = self._fold(journal_number(old.path.name) + 1)
+        old.close()
+        old.path.unlink()
 
     def _write_columns(self, group: str, columns: Mapping[str, NDArray[Any]]) -> dict[str, int]:
         """Append to table arrays, durably, and say what their lengths are to be."""
@@ -333,7 +342,7 @@ class ZarrWriter(StoreReader):
             lengths[f"{group}/{name}"] = array.length + data.nbytes // array.entry_bytes
         return lengths
 
-    def _write_metadata(self, journal: Journal, lengths: Mapping[str, int]) -> None:
+    def _write_metadata(self, journal: str, lengths: Mapping[str, int]) -> None:
         """State new lengths: first in each array's own metadata, then, which alone counts, in the root."""
         members: dict[str, dict[str, Any]] = {"items": group_metadata({}), "streams": group_metadata({})}
         for name, state in self.contents.streams.items():
@@ -347,7 +356,7 @@ class ZarrWriter(StoreReader):
                 make_folder(self._path / path, root=self._path)
                 replace_file(self._path / path / METADATA_NAME, dump_json(metadata), sync=False)
                 self._written[path] = metadata
-        root = Root(journal=journal.path.name, items=len(self.contents.items[-1]), streams=self._entry_counts())
+        root = Root(journal=journal, items=len(self.contents.items[-1]), streams=self._entry_counts())
         replace_file(self._path / METADATA_NAME, dump_json(root_metadata(root, members)))
 
     def _entry_counts(self) -> dict[str, int]:
@@ -364,8 +373,8 @@ def check_same_origin(stored: StreamSpec, offered: StreamSpec, *, store: Path) -
     differing = [f"{key}: {str(old[key])[:200]} here, {str(new[key])[:200]} now" for key in old if old[key] != new[key]]
     if differing:
         raise ProvenanceError(
-            f"stream {stored.name!r} in {store} was made otherwise ({'; '.join(differing)}). Rows of two origins are not "
-            "mixed: give the new stream another name, or repeat the options it was made with."
+            f"stream {stored.name!r} in {store} was made otherwise ({'; '.join(differing)}). Rows of two origins "
+            "are not mixed: give the new stream another name, or repeat the options it was made with."
         )
 
 

@@ -1,0 +1,272 @@
+"""One finished HDF5 file: the same arrays as in the Zarr backend, as plain datasets.
+
+Datasets are uncompressed, in chunks of about 1 MiB of rows. They are made with their final size and space set aside
+at once, so that HDF5 lays their chunks side by side, and a view over the bytes of the file reads them as fast as
+`np.memmap`; where another program laid them out otherwise, each run of adjacent chunks is read by itself. The root's
+attribute `vidloc` and the attribute `vidloc_stream` of each stream's group hold the same JSON as the Zarr backend's.
+
+A file from elsewhere is not trusted: links to other files, virtual and external datasets are refused.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from vidloc.errors import StoreError
+from vidloc.stores.catalog import Catalog, arrays_of_items, arrays_of_stream, load_contents
+from vidloc.stores.format import (
+    SPEC_ATTRIBUTE,
+    STORE_ATTRIBUTE,
+    ArrayLayout,
+    Root,
+    check_name,
+    chunk_rows,
+    dump_json,
+    parse_json,
+    parse_root,
+    parse_spec,
+    stream_arrays,
+)
+from vidloc.stores.journal import journal_name
+from vidloc.stores.mapped import MappedFile
+from vidloc.stores.packed import RunArray
+from vidloc.stores.reading import Contents, Part, StreamState
+from vidloc.stores.tables import WITH_ROWS, Entry, ItemTable, StreamTable
+
+SIGNATURE = b"\x89HDF\r\n\x1a\n"
+_CHUNK_BYTES = 1024**2
+_CACHE_BYTES = 64 * 1024**2
+_BLOCK_BYTES = 64 * 1024**2
+_LIBRARY = ("v110", "v110")  # attributes beyond 64 KiB (vocabularies) need 1.8 or later; 1.10 is read everywhere
+
+
+def load_file(path: Path) -> Contents:
+    """Tables and arrays of a finished file; its bytes stay readable when the file is replaced by a newer one.
+
+    Raises:
+        StoreError: it is no store of vidloc's, or damaged.
+        FormatVersionError: it is that of a newer version.
+    """
+    store = str(path)
+    try:
+        mapped = MappedFile(path)
+    except OSError as error:
+        raise StoreError(f"store {store} cannot be read: {error}.") from error
+    with _hdf5_errors(path), h5py.File(path, "r", locking="best-effort") as file:
+        if not os.path.sameopenfile(file.id.get_vfd_handle(), mapped.handle):
+            raise FileNotFoundError(f"{store} was replaced while it was opened")
+        catalog = _read_catalog(file, f"store {store}")
+        runs = {name: _runs(file, name, layout, store) for name, layout in catalog.layouts.items()}
+
+    def make_array(name: str, layout: ArrayLayout, where: str) -> RunArray:
+        return RunArray(mapped, layout, runs[name], where=where)
+
+    return load_contents(catalog, [], make_array, store=store)
+
+
+def write_file(path: Path, contents: Contents) -> None:
+    """Write a whole store into a new file: live rows of all items, in order of arrival.
+
+    Raises:
+        OSError: the disk is full or fails; the file is of no use then.
+    """
+    items = _joined_items(contents)
+    streams = {name: _Selection(state) for name, state in sorted(contents.streams.items())}
+    root = Root(
+        journal=journal_name(0), items=len(items), streams={name: len(rows.table) for name, rows in streams.items()}
+    )
+    with h5py.File(path, "w", libver=_LIBRARY, rdcc_nbytes=_CACHE_BYTES, locking="best-effort") as file:
+        file.attrs[STORE_ATTRIBUTE] = dump_json(root.model_dump(mode="json")).decode()
+        _put_columns(file, "items", arrays_of_items(), items.columns(0))
+        for name, rows in streams.items():
+            spec = rows.spec
+            group = file.require_group(f"streams/{name}")
+            group.attrs[SPEC_ATTRIBUTE] = dump_json(spec.model_dump(mode="json")).decode()
+            columns = rows.table.columns(0, items.position, grid=spec.timeline == "grid")
+            _put_columns(file, f"streams/{name}/table", arrays_of_stream(spec), columns)
+            for array, layout in stream_arrays(spec).items():
+                _put(file, f"streams/{name}/{array}", layout, rows.lengths[array], rows.blocks(array))
+    with path.open("rb") as written:
+        os.fsync(written.fileno())
+
+
+def bytes_of(contents: Contents) -> int:
+    """Bytes of rows that `write_file` is going to write, without tables."""
+    total = 0
+    for state in contents.streams.values():
+        lengths = _Selection(state).lengths
+        total += sum(lengths[name] * layout.entry_bytes for name, layout in stream_arrays(state.spec).items())
+    return total
+
+
+class _Selection:
+    """Live rows of a stream, laid one after another, with the table that describes them so."""
+
+    def __init__(self, state: StreamState) -> None:
+        self.spec = state.spec
+        self.table = StreamTable()
+        self._sources: list[tuple[Part, int, int]] = []
+        for part, item, entry in _live(state):
+            first = self.table.num_rows if entry.status in WITH_ROWS else 0
+            self.table.add(item, entry.model_copy(update={"first_row": first}))
+            self._add_source(part, entry.first_row, entry.first_row + entry.num_rows)
+        self.lengths = dict.fromkeys(stream_arrays(self.spec), self.table.num_rows)
+        for name, field in self.spec.fields.items():
+            if field.axis is not None:
+                self.lengths[name] = sum(stop - start for _, start, stop in self._entries(field.axis))
+
+    def blocks(self, array: str) -> Iterator[NDArray[Any]]:
+        """Entries of one array, block by block."""
+        field = self.spec.fields.get(array)
+        if array not in self.spec.fields and array != "spans":
+            yield from self._ends(array)
+            return
+        sources = self._sources if field is None or field.axis is None else self._entries(field.axis)
+        for part, start, stop in sources:
+            source = part.arrays[array]
+            step = max(_BLOCK_BYTES // source.entry_bytes, 1)
+            for at in range(start, stop, step):
+                yield source.view(at, min(at + step, stop))
+
+    def _add_source(self, part: Part, start: int, stop: int) -> None:
+        if self._sources and self._sources[-1][0] is part and self._sources[-1][2] == start:
+            start = self._sources.pop()[1]
+        if stop > start:
+            self._sources.append((part, start, stop))
+
+    def _entries(self, axis: str) -> list[tuple[Part, int, int]]:
+        return [(part, *self._range(part, axis, start, stop)) for part, start, stop in self._sources]
+
+    def _range(self, part: Part, axis: str, start: int, stop: int) -> tuple[int, int]:
+        ends = part.arrays[f"{axis}_end"]
+        return int(ends.view(start - 1, start)[0]) if start else 0, int(ends.view(stop - 1, stop)[0])
+
+    def _ends(self, array: str) -> Iterator[NDArray[Any]]:
+        total = 0
+        for part, start, stop in self._sources:
+            first, last = self._range(part, array.removesuffix("_end"), start, stop)
+            yield part.arrays[array].view(start, stop) - first + total
+            total += last - first
+
+
+def _live(state: StreamState) -> list[tuple[Part, str, Entry]]:
+    live = []
+    for part in state.parts:
+        found = ((item, state.find(item)) for item in part.table)
+        mine = [(part, item, place[1]) for item, place in found if place is not None and place[0] is part]
+        live += sorted(mine, key=lambda source: source[2].first_row)
+    return live
+
+
+def _joined_items(contents: Contents) -> ItemTable:
+    joined = ItemTable()
+    for table in contents.items:
+        for item in table.position:
+            joined.add_line(item, table.line(item))
+    return joined
+
+
+def _put_columns(
+    file: h5py.File, group: str, layouts: Mapping[str, ArrayLayout], columns: Mapping[str, NDArray[Any]]
+) -> None:
+    for name, column in columns.items():
+        layout = layouts[f"{group}/{name}"]
+        entries = column.reshape(-1, *layout.entry_shape)
+        _put(file, f"{group}/{name}", layout, len(entries), [entries])
+
+
+def _put(file: h5py.File, name: str, layout: ArrayLayout, length: int, blocks: Iterable[NDArray[Any]]) -> None:
+    """Write one dataset; its space is set aside at once, so that its chunks lie side by side."""
+    shape = (length, *layout.entry_shape)
+    properties = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    if length:
+        properties.set_chunk((min(length, chunk_rows(layout.entry_bytes, target=_CHUNK_BYTES)), *layout.entry_shape))
+        properties.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+        properties.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+    file.require_group(name.rpartition("/")[0])
+    kind = h5py.h5t.py_create(np.dtype(layout.dtype).newbyteorder("<"))
+    space = h5py.h5s.create_simple(shape)
+    dataset = h5py.Dataset(h5py.h5d.create(file.id, name.encode(), kind, space, dcpl=properties))
+    start = 0
+    for block in blocks:
+        if len(block):
+            dataset[start : start + len(block)] = block
+        start += len(block)
+
+
+def _read_catalog(file: h5py.File, where: str) -> Catalog:
+    root = parse_root(_attribute(file, STORE_ATTRIBUTE, where), where=where)
+    catalog = Catalog(root)
+    expected = arrays_of_items()
+    for name in root.streams:
+        check_name(name, where=where)
+        document = _attribute(_member(file, f"streams/{name}", h5py.Group, where), SPEC_ATTRIBUTE, where)
+        catalog.specs[name] = parse_spec(document, name=name, where=where)
+        expected |= arrays_of_stream(catalog.specs[name])
+    for name, layout in expected.items():
+        dataset = _member(file, name, h5py.Dataset, where)
+        if dataset.dtype != np.dtype(layout.dtype).newbyteorder("<") or dataset.shape[1:] != layout.entry_shape:
+            raise StoreError(
+                f"{where}: dataset {name} holds {dataset.dtype} {dataset.shape}, expected {layout.dtype} rows of "
+                f"{layout.entry_shape}."
+            )
+        catalog.layouts[name] = layout.resized(int(dataset.shape[0]))
+    return catalog
+
+
+def _attribute(place: Any, name: str, where: str) -> Any:
+    text = place.attrs.get(name)
+    return parse_json(text.encode(), where=f"{where}, attribute {name}") if isinstance(text, str) else None
+
+
+def _member(file: h5py.File, name: str, kind: type, where: str) -> Any:
+    """A group or dataset of the file itself: links that lead elsewhere are not followed."""
+    place = file
+    for part in name.split("/"):
+        if not isinstance(place, h5py.Group) or not isinstance(place.get(part, getlink=True), h5py.HardLink):
+            raise StoreError(f"{where} is damaged: {name} is missing, or a link.")
+        place = place[part]
+    if not isinstance(place, kind):
+        raise StoreError(f"{where} is damaged: {name} is not a {kind.__name__.lower()}.")
+    return place
+
+
+def _runs(file: h5py.File, name: str, layout: ArrayLayout, where: str) -> list[tuple[int, int]]:
+    """First entry and offset of each run of chunks that lie side by side."""
+    dataset = file[name]
+    if not layout.length:
+        return [(0, 0)]
+    if dataset.is_virtual or dataset.external or dataset.compression or dataset.id.get_create_plist().get_nfilters():
+        raise StoreError(f"{where}: dataset {name} is compressed, virtual or in another file; vidloc reads plain ones.")
+    if dataset.chunks is None:
+        offset = dataset.id.get_offset()
+        if offset is None:
+            raise StoreError(f"{where}: dataset {name} is not laid out in chunks or in one piece.")
+        return [(0, int(offset))]
+    rows = dataset.chunks[0]
+    chunks: list[tuple[int, int]] = []
+    dataset.id.chunk_iter(lambda chunk: chunks.append((chunk.chunk_offset[0], chunk.byte_offset)))
+    table = np.array(sorted(chunks), np.int64).reshape(-1, 2)
+    if dataset.chunks[1:] != layout.entry_shape or not np.array_equal(table[:, 0], np.arange(0, layout.length, rows)):
+        raise StoreError(f"{where}: dataset {name} lacks chunks, or has chunks that split rows.")
+    begins = np.concatenate([[True], np.diff(table[:, 1]) != rows * layout.entry_bytes])
+    return [(int(first), int(offset)) for first, offset in table[begins]]
+
+
+@contextmanager
+def _hdf5_errors(path: Path) -> Iterator[None]:
+    """h5py raises errors of many kinds for a damaged file; all of them are a `StoreError` here."""
+    try:
+        yield
+    except (StoreError, FileNotFoundError):
+        raise
+    except (OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
+        raise StoreError(f"store {path} is damaged or no HDF5 file: {error}.") from error
