@@ -5,8 +5,8 @@ Rules that hold for every file:
 * A file is recognised by its content, whatever its name, and only as a plain file: playlists that point to other
   files or addresses are not followed.
 * The picture track is the first one that is no attached cover picture; the sound track is the first one.
-* A packet that cannot be decoded is left out and counted; decoding goes on behind it. How many threads decode must
-  not decide how much of a damaged file is used, and stopping at the first error would make it so.
+* A packet that cannot be decoded is left out and counted, and decoding goes on behind it: one bad packet does not cost
+  the rest of a long video. How many frames right beside the damage survive depends on the decoder and its threads.
 """
 
 from __future__ import annotations
@@ -22,9 +22,6 @@ from typing import Any, Generic, TypeVar
 import av
 
 from vidloc.errors import MediaError
-
-# Errors while the decoder is emptied at the end lose one frame each; a decoder holds no more frames than this.
-_MAX_FLUSHES = 64
 
 Frame = TypeVar("Frame")
 
@@ -161,8 +158,8 @@ class TrackDecoder(Generic[Frame]):
         while (packet := self._next_packet(packets)) is not None:
             if packet.size:
                 self._count(packet)
-                yield from self._frames_of(packet)
-        yield from self._frames_left()
+                yield from self._decoded(packet)
+        yield from self._decoded(None)
 
     def failures(self, what: str) -> list[str]:
         """Sentences about what could not be read or decoded; `what` names a packet of this track."""
@@ -189,26 +186,15 @@ class TrackDecoder(Generic[Frame]):
         self._key_seen = self._key_seen or packet.is_keyframe
         self.num_before_key += not self._key_seen
 
-    def _frames_of(self, packet: Any) -> list[Frame]:
+    def _decoded(self, packet: Any | None) -> list[Frame]:
+        """Frames that a packet brings out of the decoder, or those left in it at the end (`None`)."""
         try:
-            frames: list[Frame] = packet.decode()
+            frames: list[Frame] = self._track.codec_context.decode(packet)
         except av.FFmpegError as error:
             self.num_failed += 1
             self.first_failure = self.first_failure or one_line(error)
             return []
         return frames
-
-    def _frames_left(self) -> Iterator[Frame]:
-        for _ in range(_MAX_FLUSHES):
-            try:
-                yield from self._track.codec_context.decode(None)
-            except av.EOFError:
-                return
-            except av.FFmpegError as error:
-                self.num_failed += 1
-                self.first_failure = self.first_failure or one_line(error)
-            else:
-                return
 
 
 def _why_not(path: Path, error: Exception) -> str:
