@@ -236,7 +236,7 @@ def test_relations_without_attention_are_refused():
 
 
 def test_annotations_without_nouns_are_refused():
-    with pytest.raises(OptionError, match="sapnet needs classes for verb and noun.*none for noun"):
+    with pytest.raises(OptionError, match=r"sapnet needs classes for verb and noun.*none for noun"):
         SAPNet(SAPNetOptions(), {"verb": 1, "noun": 1, "objects": 1}, {"verb": ("a",)})
 
 

@@ -30,12 +30,12 @@ if TYPE_CHECKING:
 UNLABELLED = -1  # label of a sample whose class is withheld; losses leave it out
 
 
-def _numbers(value: Any) -> Any:
+def numbers(value: Any) -> Any:
     """`0.6,0.85` as a command line gives it, into its parts."""
     return [part for part in value.split(",") if part.strip()] if isinstance(value, str) else value
 
 
-Fraction01 = Annotated[float, Field(gt=0, lt=1)]
+Share = Annotated[float, Field(gt=0, lt=1)]
 
 
 class BaseHeadOptions(Options):
@@ -58,7 +58,7 @@ class HeadOptions(BaseHeadOptions):
     momentum: float = Field(0.9, ge=0, lt=1, description="Momentum of sgd; first beta of adam.")
     nesterov: bool = Field(default=True, description="Nesterov's form of momentum (sgd).")
     weight_decay: float = Field(1e-5, ge=0, description="L2 penalty on the weights.")
-    lr_drops: Annotated[tuple[Fraction01, ...], BeforeValidator(_numbers)] = Field(
+    lr_drops: Annotated[tuple[Share, ...], BeforeValidator(numbers)] = Field(
         (0.6, 0.85), description="Shares of all epochs after which the learning rate drops, such as 0.6,0.85."
     )
     lr_factor: float = Field(0.1, gt=0, le=1, description="What a drop multiplies the learning rate by.")
@@ -188,6 +188,9 @@ class Head(nn.Module, ABC):
         Options: the head's options; `HeadOptions` for heads trained by the common loop.
         source: paper and reference code, and where ours differs.
 
+    Attributes:
+        label_task: task whose labels a detection head predicts; empty for heads that answer every task.
+
     Args:
         options: an instance of `Options`.
         dims: width of a feature vector (last axis) by role, for the roles of `needs_for(options)`.
@@ -204,6 +207,7 @@ class Head(nn.Module, ABC):
     source: ClassVar[Source]
 
     options: BaseHeadOptions
+    label_task: str = ""
 
     @abstractmethod
     def __init__(self, options: Any, dims: Mapping[str, int], labels: Mapping[str, Sequence[str]]) -> None:
