@@ -84,12 +84,12 @@ class TimeGrid:
 
     def spans(self, num_rows: int) -> NDArray[np.float64]:
         """Windows of the first `num_rows` rows, `(num_rows, 2)` seconds."""
-        starts = [self.start_s + k * self.stride_s for k in range(num_rows)]
-        return np.array([(float(s), float(s + self.window_s)) for s in starts], dtype=np.float64).reshape(-1, 2)
+        starts = _evenly(self.start_s, self.stride_s, num_rows)
+        return np.stack([starts, _evenly(self.start_s + self.window_s, self.stride_s, num_rows)], axis=1)
 
     def centers(self, num_rows: int) -> NDArray[np.float64]:
         """Centres of the first `num_rows` rows, `(num_rows,)` seconds."""
-        return np.array([float(self.center(k)) for k in range(num_rows)], dtype=np.float64)
+        return _evenly(self.first_center_s, self.stride_s, num_rows)
 
     def row_at(self, seconds: Seconds) -> float:
         """Position of a time on the row axis: 0.0 is the centre of row 0, 1.0 that of row 1.
@@ -330,6 +330,16 @@ def _last_before(times: Sequence[Fraction], moment: Fraction) -> int:
         else:
             high = middle
     return max(low - 1, 0)
+
+
+def _evenly(first: Fraction, step: Fraction, count: int) -> NDArray[np.float64]:
+    """`first + k * step` for k below `count`, each the float64 nearest to the exact value."""
+    unit = math.lcm(first.denominator, step.denominator)
+    start, stride = int(first * unit), int(step * unit)
+    if max(abs(start), abs(start + stride * count), unit) < 2**53:
+        # Both sides of the division are exact in float64, so it rounds once, as float(Fraction) does.
+        return np.asarray((start + stride * np.arange(count, dtype=np.int64)) / unit, dtype=np.float64)
+    return np.array([float(first + k * step) for k in range(count)], dtype=np.float64)
 
 
 def _clipped(first: int, stop: int, num_rows: int) -> slice:
