@@ -9,7 +9,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from vidloc.core.timeline import (
@@ -26,6 +26,9 @@ from vidloc.core.timeline import (
 )
 from vidloc.errors import OptionError
 
+# A busy machine must not fail a property for being slow.
+quickly = settings(deadline=None, max_examples=50)
+
 positive = st.fractions(Fraction(1, 1000), 100, max_denominator=30030)
 lengths = st.fractions(Fraction(1, 5), 10, max_denominator=1001)
 moments = st.fractions(-100, 1000, max_denominator=30030)
@@ -40,6 +43,7 @@ span_lists = st.lists(st.tuples(st.floats(-50, 50), st.floats(0, 30)), max_size=
 # Grids: row -> seconds -> row
 
 
+@quickly
 @given(grids, st.integers(0, 10**6))
 def test_row_to_center_and_back_is_the_identity(grid: TimeGrid, row: int) -> None:
     assert grid.row_at(grid.center(row)) == row
@@ -49,12 +53,14 @@ def test_row_to_center_and_back_is_the_identity(grid: TimeGrid, row: int) -> Non
     assert centers == slice(row, row + 1)
 
 
+@quickly
 @given(rates, st.integers(1, 128), st.integers(1, 64), moments)
 def test_row_at_equals_the_published_formula(fps: Fraction, window: int, stride: int, seconds: Fraction) -> None:
     grid = TimeGrid(window / fps, stride / fps)
     assert grid.row_at(seconds) == float((seconds * fps - Fraction(window, 2)) / stride)
 
 
+@quickly
 @given(grids)
 def test_integers_bring_a_grid_back(grid: TimeGrid) -> None:
     assert TimeGrid.from_integers(grid.as_integers()) == grid
@@ -62,12 +68,14 @@ def test_integers_bring_a_grid_back(grid: TimeGrid) -> None:
     assert pickle.loads(pickle.dumps(grid)) == grid
 
 
+@quickly
 @given(grids, moments, st.integers(1, 30))
 def test_nearest_row_is_the_nearest(grid: TimeGrid, seconds: Fraction, num_rows: int) -> None:
     distances = [abs(grid.center(k) - seconds) for k in range(num_rows)]
     assert grid.nearest_row(seconds, num_rows) == distances.index(min(distances))
 
 
+@quickly
 @given(grids, spans, st.integers(0, 30))
 def test_ranges_of_a_grid_equal_a_naive_loop(grid: TimeGrid, span: tuple[Fraction, Fraction], num_rows: int) -> None:
     start, end = span
@@ -85,6 +93,7 @@ def test_windows_that_only_touch_a_span_do_not_count() -> None:
     assert grid.rows_in((7, 9), 5) == slice(5, 5)
 
 
+@quickly
 @given(grids, st.integers(0, 20))
 @example(TimeGrid(Fraction(1, 2**60 + 1), Fraction(1, 3), Fraction(-1, 7)), 5)
 @example(TimeGrid(Fraction(1, 3), Fraction(2**60, 7)), 5)
@@ -110,6 +119,7 @@ def test_a_grid_needs_a_window_and_a_stride() -> None:
 # Explicit spans answer the same questions
 
 
+@quickly
 @given(span_lists, st.floats(-60, 60), st.floats(0, 40))
 def test_ranges_of_spans_equal_a_naive_loop(timeline: Spans, start: float, length: float) -> None:
     end, rows = start + length, range(len(timeline))
@@ -121,6 +131,7 @@ def test_ranges_of_spans_equal_a_naive_loop(timeline: Spans, start: float, lengt
     ]
 
 
+@quickly
 @given(grids, spans, st.integers(1, 20))
 def test_spans_of_a_grid_agree_with_the_grid(grid: TimeGrid, span: tuple[Fraction, Fraction], num_rows: int) -> None:
     whole = TimeGrid(
@@ -152,6 +163,7 @@ def test_spans_are_checked_and_frozen() -> None:
     assert (Span(1.0, 4.0).center_s, Span(1.0, 4.0).duration_s) == (2.5, 3.0)
 
 
+@quickly
 @given(grids, st.integers(0, 20), st.floats(-5, 5), st.floats(0, 60))
 def test_valid_share_is_the_part_of_the_window_inside(
     grid: TimeGrid, num_rows: int, start: float, length: float
@@ -166,6 +178,7 @@ def test_an_instant_is_inside_or_outside() -> None:
     assert valid_share(instants, 2, (0, 2)).tolist() == [1.0, 0.0]
 
 
+@quickly
 @given(st.lists(st.tuples(st.integers(0, 30), st.integers(0, 6)), max_size=10))
 def test_merged_slices_cover_the_same_rows(pairs: list[tuple[int, int]]) -> None:
     merged = merge_slices(slice(start, start + length) for start, length in pairs)
@@ -188,6 +201,7 @@ def test_centre_grids_of_equal_stride_agree(duration: Fraction) -> None:
     np.testing.assert_array_equal(ours.centers(rows), [0.25 + 0.5 * k for k in range(rows)])
 
 
+@quickly
 @given(positive, positive, st.fractions(0, 100, max_denominator=1001))
 def test_a_centre_grid_has_all_centres_before_the_end(window: Fraction, stride: Fraction, duration: Fraction) -> None:
     grid, rows = center_grid(window, stride), num_center_rows(stride, duration)
@@ -216,6 +230,7 @@ def test_start_grid_of_published_sets() -> None:
     assert laid_out(100, "pad")[1] == 6
 
 
+@quickly
 @given(lengths, lengths, st.fractions(0, 20, max_denominator=1001), st.fractions(0, 1, max_denominator=60))
 def test_tails_of_start_grids(window: Fraction, stride: Fraction, duration: Fraction, gap: Fraction) -> None:
     grid, dropped = start_timeline(window, stride, duration, tail="drop", frame_gap_s=gap)
@@ -237,6 +252,7 @@ def shown_naively(midpoints: list[Fraction], times: list[Fraction]) -> list[int]
     return [max((i for i, t in enumerate(times) if t < m), default=0) for m in midpoints]
 
 
+@quickly
 @given(
     st.lists(st.fractions(0, 1, max_denominator=100), min_size=1, max_size=20),
     st.fractions(-2, 20, max_denominator=100),

@@ -196,7 +196,7 @@ class Spans:
 
     def centers(self, num_rows: int) -> NDArray[np.float64]:
         """Centres of the first `num_rows` rows, `(num_rows,)` seconds."""
-        return self.array[:num_rows].mean(axis=1)
+        return np.asarray(self.array[:num_rows].mean(axis=1), dtype=np.float64)
 
     def nearest_row(self, seconds: Seconds, num_rows: int) -> int:
         """The row whose centre is nearest to a time (the first of several).
