@@ -78,6 +78,7 @@ def test_specified_ap():
     assert interpolated_ap([], 3) == 0.0
 
 
+@settings(deadline=None, max_examples=40)
 @given(seeds)
 def test_iou_against_a_loop(seed):
     random = np.random.default_rng(seed)
@@ -87,6 +88,7 @@ def test_iou_against_a_loop(seed):
     assert temporal_iou(a, b) == pytest.approx(temporal_iou(b, a).T)
 
 
+@settings(deadline=None, max_examples=40)
 @given(seeds, st.sampled_from([0.0, 0.3, 0.5, 1.0]))
 def test_nms_against_a_loop(seed, max_iou):
     random = np.random.default_rng(seed)
@@ -102,7 +104,7 @@ def test_nms_of_nothing():
     assert nms([], [], max_iou=0.5).tolist() == []
 
 
-@settings(max_examples=60)
+@settings(deadline=None, max_examples=40)
 @given(seeds, st.integers(0, 25), st.integers(1, 15))
 def test_average_precision_against_a_loop(seed, num_predicted, num_truth):
     random = np.random.default_rng(seed)
@@ -179,6 +181,7 @@ def test_frames_of_a_video():
     assert labels_at(times, [], []).tolist() == [BACKGROUND] * 4
 
 
+@settings(deadline=None, max_examples=40)
 @given(seeds)
 def test_frame_accuracy_against_sklearn(seed):
     random = np.random.default_rng(seed)

@@ -184,7 +184,8 @@ def test_items_of_unknown_duration_end_with_their_last_segment_and_are_counted()
 
 def test_detection_refuses_what_does_not_belong():
     with pytest.raises(OptionError, match="of item 'z', which is not in the split evaluated"):
-        evaluate("segments", [detected("z", 0, 1, "nod")], TRUTH, classes=LABELS)
+        evaluate("segments", [detected("z", 0, 1, "nod")], TRUTH, classes=LABELS, items=("a", "b"))
+    assert evaluate("segments", [detected("z", 0, 1, "nod")], TRUTH, classes=LABELS)["num_items"] == 3
     with pytest.raises(OptionError, match="has the label 'jump', which is no class"):
         evaluate("segments", [detected("a", 0, 1, "jump")], TRUTH, classes=LABELS)
     with pytest.raises(OptionError, match="choose one of verb, noun, got none"):

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, ndcg_score
 
@@ -46,6 +46,7 @@ def naive_map(row, gains):
     return np.mean([sum(ranked[: r + 1]) / (r + 1) for r in range(len(ranked)) if ranked[r] == 1])
 
 
+@settings(deadline=None, max_examples=40)
 @given(st.integers(0, 2**32 - 1))
 def test_against_loops_and_sklearn(seed):
     random = np.random.default_rng(seed)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as sk
 
@@ -58,6 +58,7 @@ def test_a_class_never_predicted_has_precision_zero():
     assert np.isnan(precision_recall([0, 0], [0, 1], [7])).all()
 
 
+@settings(deadline=None, max_examples=40)
 @given(st.integers(0, 2**32 - 1), st.integers(2, 12), st.integers(1, 40))
 def test_against_sklearn_and_loops(seed, num_classes, num_rows):
     random = np.random.default_rng(seed)

@@ -59,13 +59,20 @@ class Detections:
         """Those of one class."""
         return self._taken(np.flatnonzero(self.labels == label))
 
+    def of_item(self) -> dict[str, NDArray[np.int64]]:
+        """Positions of the segments of each item, in order."""
+        positions: defaultdict[str, list[int]] = defaultdict(list)
+        for index, item in enumerate(self.items):
+            positions[item].append(index)
+        return {item: np.array(index, dtype=np.int64) for item, index in positions.items()}
+
     def best_first(self) -> Detections:
         """Sorted by falling score, equals in the order given."""
         if self.scores is None:
             raise OptionError("predicted segments need scores.")
         return self._taken(np.argsort(-self.scores, kind="stable"))
 
-    def _taken(self, index: NDArray[np.intp]) -> Detections:
+    def _taken(self, index: NDArray[np.int64]) -> Detections:
         scores = None if self.scores is None else self.scores[index]
         return Detections(tuple(self.items[k] for k in index), self.spans[index], self.labels[index], scores)
 
@@ -91,22 +98,21 @@ def matched(predicted: Detections, truth: Detections, thresholds: Sequence[float
 
     Classes are not looked at: pass one class, or all for a class-agnostic match. A true segment is taken once.
     """
-    spans: defaultdict[str, list[int]] = defaultdict(list)
-    for index, item in enumerate(truth.items):
-        spans[item].append(index)
-    free = np.ones((len(thresholds), len(truth)), dtype=bool)
     result = np.zeros((len(thresholds), len(predicted)), dtype=bool)
-    for k, item in enumerate(predicted.items):
-        if item not in spans:
+    true_of = truth.of_item()
+    for item, own in predicted.of_item().items():
+        if item not in true_of:
             continue
-        candidates = spans[item]
-        iou = temporal_iou(predicted.spans[k], truth.spans[candidates])[0]
-        for t, threshold in enumerate(thresholds):
-            open_iou = np.where(free[t, candidates], iou, -1.0)
-            best = int(open_iou.argmax())
-            if open_iou[best] >= threshold:
-                free[t, candidates[best]] = False
-                result[t, k] = True
+        iou = temporal_iou(predicted.spans[own], truth.spans[true_of[item]])
+        free = np.ones((len(thresholds), iou.shape[1]), dtype=bool)
+        # Most predictions meet nothing at all; only the others need the loop.
+        for k in np.flatnonzero(iou.max(axis=1) >= min(thresholds)):
+            for t, threshold in enumerate(thresholds):
+                open_iou = np.where(free[t], iou[k], -1.0)
+                best = int(open_iou.argmax())
+                if open_iou[best] >= threshold:
+                    free[t, best] = False
+                    result[t, own[k]] = True
     return result
 
 

@@ -81,7 +81,8 @@ def evaluate(
         prior: how training counts of (verb, noun) pairs weigh actions, with `prior_counts` `(verbs, nouns)`.
         cut: best verbs and nouns of a segment that may form actions; `None` for all (see `metrics.actions`).
         allow_missing: evaluate the segments that have predictions, if some have none; their number is reported.
-        items: all items of the split, for `segments`; those without any true segment count as well.
+        items: all items of the split, for `segments`; those without any true segment count as well, and predictions of
+            other items are refused. `None` takes the items that have a segment, true or predicted.
         durations_s: duration by item, for `segments`. An item without one is taken to end with its last segment, true
             or predicted, and such items are counted.
         task: task of the labels, for `segments`; may be left out where there is only one.
@@ -218,7 +219,7 @@ def _detection(
     truth = Detections(
         tuple(s.item_id for s in segments), np.array([s.span for s in segments]), _labels(segments, task)
     )
-    everything = sorted({*truth.items} if items is None else {*items, *truth.items})
+    everything = sorted({*truth.items, *((p.item_id for p in predictions) if items is None else items)})
     predicted = _predicted(predictions, names, set(everything))
     maps = mean_average_precision(predicted, truth, THRESHOLDS)
     rates = {t: recall_precision(predicted, truth, t) for t in THRESHOLDS}
@@ -260,15 +261,17 @@ def _predicted(predictions: Sequence[Prediction], names: Sequence[str], items: s
 
 
 def _frames(predicted: Detections, truth: Detections, durations_s: Mapping[str, float]) -> Metrics:
-    guesses: list[NDArray[np.int64]] = []
-    labels: list[NDArray[np.int64]] = []
-    for item, duration in durations_s.items():
-        times = frame_times(duration, STEP_S)
-        for detections, target in ((predicted, guesses), (truth, labels)):
-            rows = np.flatnonzero([i == item for i in detections.items])
+    def frames(detections: Detections) -> list[NDArray[np.int64]]:
+        rows_of, none = detections.of_item(), np.empty(0, dtype=np.int64)
+        found = []
+        for item, duration in durations_s.items():
+            rows = rows_of.get(item, none)
             scores = None if detections.scores is None else detections.scores[rows]
-            target.append(labels_at(times, detections.spans[rows], detections.labels[rows], scores))
-    return frame_accuracy(guesses, labels)
+            times = frame_times(duration, STEP_S)
+            found.append(labels_at(times, detections.spans[rows], detections.labels[rows], scores))
+        return found
+
+    return frame_accuracy(frames(predicted), frames(truth))
 
 
 def _labels(segments: Sequence[Segment], task: str) -> NDArray[np.int64]:
