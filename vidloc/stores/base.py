@@ -182,7 +182,7 @@ class FeatureWriter(FeatureStore, Protocol):
         """
 
     def mark(self, stream: str, item_id: str, status: Status, reason: str) -> None:
-        """State why an item has no rows (`absent`, `failed`: those written so far are dropped) or only some (`partial`)."""
+        """State why an item has no rows (`absent`, `failed`; those written so far go) or only some (`partial`)."""
 
     def commit(self, item_id: str) -> None:
         """Make everything said of this item durable, all streams at once."""

@@ -17,7 +17,7 @@ _TIMELINES = {"grid": TimeGrid, "spans": Spans, "none": type(None)}
 
 
 def fitted(spec: StreamSpec, rows: Rows, *, where: str) -> Rows:
-    """Rows in the stored dtypes.
+    """Rows in the stored dtypes, in arrays of their own: what the caller does to its arrays later does not show.
 
     Raises:
         StoreError: other fields, axes, shapes or kinds of number than the stream has, or a value that is not finite
@@ -32,7 +32,7 @@ def fitted(spec: StreamSpec, rows: Rows, *, where: str) -> Rows:
             )
     counts = {}
     for axis in axes(spec):
-        counts[axis] = np.asarray(rows.counts[axis], np.int64)
+        counts[axis] = np.array(rows.counts[axis], np.int64)
         if (counts[axis] < 0).any():
             raise StoreError(f"{where}: axis {axis!r} has a negative count.")
     fields = {name: _cast(rows.fields[name], field, f"{where}: field {name!r}") for name, field in spec.fields.items()}
@@ -69,9 +69,9 @@ def _cast(array: NDArray[Any], field: FieldSpec, where: str) -> NDArray[Any]:
         limits = np.iinfo(wanted)
         if array.size and (int(array.min()) < limits.min or int(array.max()) > limits.max):
             raise StoreError(f"{where} has values from {array.min()} to {array.max()}, outside {field.dtype}.")
-        return array.astype(wanted, copy=False)
+        return np.array(array, wanted, order="C")
     with np.errstate(over="ignore"):
-        cast = array.astype(wanted, copy=False)
+        cast = np.array(array, wanted, order="C")
     if not _all_finite(cast):
         raise _not_storable(array, cast, field, where)
     return cast

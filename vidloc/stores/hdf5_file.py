@@ -11,7 +11,7 @@ A file from elsewhere is not trusted: links to other files, virtual and external
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,8 @@ from numpy.typing import NDArray
 
 from vidloc.errors import StoreError
 from vidloc.stores.catalog import Catalog, arrays_of_items, arrays_of_stream, load_contents
+from vidloc.stores.digest import little_endian
+from vidloc.stores.durable import pwrite_all
 from vidloc.stores.format import (
     SPEC_ATTRIBUTE,
     STORE_ATTRIBUTE,
@@ -43,9 +45,10 @@ from vidloc.stores.tables import WITH_ROWS, Entry, ItemTable, StreamTable
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _CHUNK_BYTES = 1024**2
-_CACHE_BYTES = 64 * 1024**2
 _BLOCK_BYTES = 64 * 1024**2
 _LIBRARY = ("v110", "v110")  # attributes beyond 64 KiB (vocabularies) need 1.8 or later; 1.10 is read everywhere
+
+_Sources = dict[str, tuple[ArrayLayout, Iterable[NDArray[Any]]]]
 
 
 def load_file(path: Path) -> Contents:
@@ -73,38 +76,33 @@ def load_file(path: Path) -> Contents:
 
 
 def write_file(path: Path, contents: Contents) -> None:
-    """Write a whole store into a new file: live rows of all items, in order of arrival.
+    """Write a whole store into a new file, durably: live rows of all items, in order of arrival.
+
+    HDF5 lays the file out, then the bytes of the arrays are written to their places: a full disk is an ordinary error
+    this way, and large fields are copied at the speed of the disk.
 
     Raises:
         OSError: the disk is full or fails; the file is of no use then.
     """
     items = _joined_items(contents)
-    streams = {name: _Selection(state) for name, state in sorted(contents.streams.items())}
-    root = Root(
-        journal=journal_name(0), items=len(items), streams={name: len(rows.table) for name, rows in streams.items()}
-    )
-    with h5py.File(path, "w", libver=_LIBRARY, rdcc_nbytes=_CACHE_BYTES, locking="best-effort") as file:
+    selections = {name: _Selection(state) for name, state in sorted(contents.streams.items())}
+    counts = {name: len(rows.table) for name, rows in selections.items()}
+    root = Root(journal=journal_name(0), items=len(items), streams=counts)
+    sources: _Sources = dict(_column_sources("items", items.columns(0), arrays_of_items()))
+    for rows in selections.values():
+        sources |= rows.sources(items.position)
+    with h5py.File(path, "w", libver=_LIBRARY, locking="best-effort") as file:
         file.attrs[STORE_ATTRIBUTE] = dump_json(root.model_dump(mode="json")).decode()
-        _put_columns(file, "items", arrays_of_items(), items.columns(0))
-        for name, rows in streams.items():
-            spec = rows.spec
+        for name, rows in selections.items():
             group = file.require_group(f"streams/{name}")
-            group.attrs[SPEC_ATTRIBUTE] = dump_json(spec.model_dump(mode="json")).decode()
-            columns = rows.table.columns(0, items.position, grid=spec.timeline == "grid")
-            _put_columns(file, f"streams/{name}/table", arrays_of_stream(spec), columns)
-            for array, layout in stream_arrays(spec).items():
-                _put(file, f"streams/{name}/{array}", layout, rows.lengths[array], rows.blocks(array))
-    with path.open("rb") as written:
+            group.attrs[SPEC_ATTRIBUTE] = dump_json(rows.spec.model_dump(mode="json")).decode()
+        for name, (layout, _) in sources.items():
+            _make_dataset(file, name, layout)
+        runs = {name: _runs(file, name, layout, str(path)) for name, (layout, _) in sources.items()}
+    with path.open("r+b") as written:
+        for name, (layout, blocks) in sources.items():
+            _write_runs(written.fileno(), layout, runs[name], blocks)
         os.fsync(written.fileno())
-
-
-def bytes_of(contents: Contents) -> int:
-    """Bytes of rows that `write_file` is going to write, without tables."""
-    total = 0
-    for state in contents.streams.values():
-        lengths = _Selection(state).lengths
-        total += sum(lengths[name] * layout.entry_bytes for name, layout in stream_arrays(state.spec).items())
-    return total
 
 
 class _Selection:
@@ -118,10 +116,19 @@ class _Selection:
             first = self.table.num_rows if entry.status in WITH_ROWS else 0
             self.table.add(item, entry.model_copy(update={"first_row": first}))
             self._add_source(part, entry.first_row, entry.first_row + entry.num_rows)
-        self.lengths = dict.fromkeys(stream_arrays(self.spec), self.table.num_rows)
-        for name, field in self.spec.fields.items():
-            if field.axis is not None:
-                self.lengths[name] = sum(stop - start for _, start, stop in self._entries(field.axis))
+
+    def sources(self, items: Mapping[str, int]) -> _Sources:
+        """Table columns and arrays of the stream, by their path."""
+        prefix, layouts = f"streams/{self.spec.name}", arrays_of_stream(self.spec)
+        columns = self.table.columns(0, items, grid=self.spec.timeline == "grid")
+        sources: _Sources = dict(_column_sources(f"{prefix}/table", columns, layouts))
+        for name, layout in stream_arrays(self.spec).items():
+            field = self.spec.fields.get(name)
+            length = self.table.num_rows
+            if field is not None and field.axis is not None:
+                length = sum(stop - start for _, start, stop in self._entries(field.axis))
+            sources[f"{prefix}/{name}"] = layout.resized(length), self.blocks(name)
+        return sources
 
     def blocks(self, array: str) -> Iterator[NDArray[Any]]:
         """Entries of one array, block by block."""
@@ -174,32 +181,44 @@ def _joined_items(contents: Contents) -> ItemTable:
     return joined
 
 
-def _put_columns(
-    file: h5py.File, group: str, layouts: Mapping[str, ArrayLayout], columns: Mapping[str, NDArray[Any]]
-) -> None:
+def _column_sources(
+    group: str, columns: Mapping[str, NDArray[Any]], layouts: Mapping[str, ArrayLayout]
+) -> Iterator[tuple[str, tuple[ArrayLayout, list[NDArray[Any]]]]]:
     for name, column in columns.items():
         layout = layouts[f"{group}/{name}"]
-        entries = column.reshape(-1, *layout.entry_shape)
-        _put(file, f"{group}/{name}", layout, len(entries), [entries])
+        yield f"{group}/{name}", (layout.resized(column.nbytes // layout.entry_bytes), [column])
 
 
-def _put(file: h5py.File, name: str, layout: ArrayLayout, length: int, blocks: Iterable[NDArray[Any]]) -> None:
-    """Write one dataset; its space is set aside at once, so that its chunks lie side by side."""
-    shape = (length, *layout.entry_shape)
+def _make_dataset(file: h5py.File, name: str, layout: ArrayLayout) -> None:
+    """Make one dataset; its space is set aside at once, so that its chunks lie side by side."""
     properties = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
-    if length:
-        properties.set_chunk((min(length, chunk_rows(layout.entry_bytes, target=_CHUNK_BYTES)), *layout.entry_shape))
+    if layout.length:
+        rows = min(layout.length, chunk_rows(layout.entry_bytes, target=_CHUNK_BYTES))
+        properties.set_chunk((rows, *layout.entry_shape))
         properties.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
         properties.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
     file.require_group(name.rpartition("/")[0])
     kind = h5py.h5t.py_create(np.dtype(layout.dtype).newbyteorder("<"))
-    space = h5py.h5s.create_simple(shape)
-    dataset = h5py.Dataset(h5py.h5d.create(file.id, name.encode(), kind, space, dcpl=properties))
-    start = 0
+    h5py.h5d.create(
+        file.id, name.encode(), kind, h5py.h5s.create_simple((layout.length, *layout.entry_shape)), properties
+    )
+
+
+def _write_runs(
+    handle: int, layout: ArrayLayout, runs: Sequence[tuple[int, int]], blocks: Iterable[NDArray[Any]]
+) -> None:
+    """Write an array's bytes, block by block, to where its runs of chunks lie."""
+    stops = [first for first, _ in runs[1:]] + [layout.length]
+    run, entry = 0, 0
     for block in blocks:
-        if len(block):
-            dataset[start : start + len(block)] = block
-        start += len(block)
+        data = little_endian(block).data
+        while data:
+            first, offset = runs[run]
+            part = data[: (stops[run] - entry) * layout.entry_bytes]
+            pwrite_all(handle, part, offset + (entry - first) * layout.entry_bytes)
+            data = data[len(part) :]
+            entry += len(part) // layout.entry_bytes
+            run += entry == stops[run]
 
 
 def _read_catalog(file: h5py.File, where: str) -> Catalog:

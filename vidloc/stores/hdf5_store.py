@@ -22,14 +22,13 @@ from vidloc.errors import StoreError
 from vidloc.stores.base import Extent, StreamSpec
 from vidloc.stores.durable import disk_errors, sync_folder
 from vidloc.stores.format import METADATA_NAME
-from vidloc.stores.hdf5_file import bytes_of, load_file, write_file
+from vidloc.stores.hdf5_file import load_file, write_file
 from vidloc.stores.mapped import HeldFolder
 from vidloc.stores.reading import Contents, StoreReader, StreamState
 from vidloc.stores.zarr_store import load_folder
 from vidloc.stores.zarr_writer import ZarrWriter
 
 _ATTEMPTS = 20
-_SPARE_BYTES = 8 * 1024**2
 
 
 def staging_of(path: Path) -> Path:
@@ -179,19 +178,15 @@ class Hdf5Writer(StoreReader):
         )
 
     def _write_file(self) -> None:
-        # HDF5 itself does not survive a full disk well, so ask before.
-        needed, free = bytes_of(self.contents) + _SPARE_BYTES, shutil.disk_usage(self._path.parent).free
-        if needed > free:
-            raise StoreError(
-                f"store {self._path} needs {needed} bytes to be written anew, its disk has {free}. What was committed "
-                f"is safe in {staging_of(self._path)}; free some space and run: vidloc store finish {self._path}"
-            )
         temporary = self._path.with_name(f".{self._path.name}.tmp")
         try:
             write_file(temporary, self.contents)
             temporary.replace(self._path)
-        except OSError:
+        except OSError as error:
             temporary.unlink(missing_ok=True)
+            error.add_note(
+                f"The rows are in {staging_of(self._path)}; to write the file: vidloc store finish {self._path}"
+            )
             raise
         sync_folder(self._path.parent)
 

@@ -6,7 +6,7 @@ nothing is written to the arrays before its commit. The files have no name (`O_T
 
 from __future__ import annotations
 
-import io
+import os
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -21,7 +21,8 @@ from vidloc.core.rows import Rows
 from vidloc.core.timeline import Spans, TimeGrid, Timeline
 from vidloc.errors import StoreError
 from vidloc.stores.base import Extent, StreamSpec
-from vidloc.stores.digest import little_endian
+from vidloc.stores.digest import RowDigest, little_endian
+from vidloc.stores.durable import pwrite_all
 from vidloc.stores.format import axes
 
 MEMORY_BYTES = 64 * 1024**2
@@ -29,39 +30,54 @@ _BLOCK_BYTES = 8 * 1024**2
 
 
 class _Buffer:
-    """Bytes of one field, first in memory, then in a file; written once, read any number of times."""
+    """Bytes of one field, first in memory, then in a file."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._file: IO[bytes] = io.BytesIO()
+        self._pieces: list[NDArray[np.uint8]] = []
+        self._file: IO[bytes] | None = None
         self.size = 0
-        self.in_memory = True
+
+    @property
+    def in_memory(self) -> bool:
+        return self._file is None
 
     def append(self, array: NDArray[Any]) -> None:
-        self._file.write(little_endian(array).data)
-        self._file.flush()
-        self.size += array.nbytes
+        data = little_endian(array)
+        if self._file is None:
+            self._pieces.append(data)
+        else:
+            pwrite_all(self._file.fileno(), data.data, self.size)
+        self.size += data.nbytes
 
     def spill(self) -> None:
-        file = tempfile.TemporaryFile(dir=self._folder)  # noqa: SIM115 (closed with the item)
+        file = tempfile.TemporaryFile(dir=self._folder, buffering=0)  # noqa: SIM115 (closed with the item)
+        offset = 0
         try:
-            for block in self.blocks():
-                file.write(block.data)
-            file.flush()
+            for piece in self._pieces:
+                pwrite_all(file.fileno(), piece.data, offset)
+                offset += piece.nbytes
         except OSError:  # the copy in memory is still whole
             file.close()
             raise
-        self._file.close()
         self._file = file
-        self.in_memory = False
+        self._pieces.clear()
 
     def blocks(self) -> Iterator[NDArray[np.uint8]]:
-        self._file.seek(0)
-        while block := self._file.read(_BLOCK_BYTES):
-            yield np.frombuffer(block, np.uint8)
+        """All bytes in order; may be called from several threads at once."""
+        if self._file is None:
+            yield from self._pieces
+            return
+        for offset in range(0, self.size, _BLOCK_BYTES):
+            length = min(_BLOCK_BYTES, self.size - offset)
+            data = os.pread(self._file.fileno(), length, offset)
+            if len(data) < length:
+                raise OSError(f"rows that waited in {self._folder} can no longer be read")
+            yield np.frombuffer(data, np.uint8)
 
     def close(self) -> None:
-        self._file.close()
+        if self._file is not None:
+            self._file.close()
 
 
 class PendingRows:
@@ -93,7 +109,7 @@ class PendingRows:
         for name, buffer in self.buffers.items():
             buffer.append(rows.fields[name])
         for axis, counts in self._counts.items():
-            counts.append(rows.counts[axis].copy())
+            counts.append(rows.counts[axis])
         self.num_rows += rows.num_rows
         self.extent = self.extent if extent is None else extent
         self.has_rows = True
@@ -109,6 +125,16 @@ class PendingRows:
     def counts(self) -> dict[str, NDArray[np.int64]]:
         """Entries per row of each ragged axis."""
         return {axis: np.concatenate([np.empty(0, np.int64), *parts]) for axis, parts in self._counts.items()}
+
+    def digest(self) -> str:
+        """Digest of all rows so far."""
+        counts = self.counts
+        digest = RowDigest(counts)
+        for name, spec in sorted(self.spec.fields.items()):
+            digest.begin_field(name, spec, self.num_rows if spec.axis is None else int(counts[spec.axis].sum()))
+            for block in self.buffers[name].blocks():
+                digest.update(block)
+        return digest.finish(self.timeline, self.extent)
 
     def close(self) -> None:
         """Drop the rows."""

@@ -14,6 +14,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from vidloc.core.timeline import Spans, TimeGrid, Timeline
 from vidloc.errors import ProvenanceError, StoreError
 from vidloc.stores.base import Extent, StreamSpec
 from vidloc.stores.catalog import Catalog, apply_commit, arrays_of_items, arrays_of_stream, load_contents
-from vidloc.stores.digest import RowDigest, little_endian
+from vidloc.stores.digest import little_endian
 from vidloc.stores.durable import disk_errors, make_folder, replace_file
 from vidloc.stores.fitting import check_times, fitted
 from vidloc.stores.format import (
@@ -173,11 +174,20 @@ class ZarrWriter(StoreReader):
             raise StoreError(f"nothing was said of item {item_id!r} since it was last committed to {self._store}.")
         with disk_errors(self._store):
             self.lock.check()
-            appended = {name: self._append(rows, item_id) for name, rows in pending.streams.items()}
-            for rows in appended.values():
-                for path in rows.lengths:
-                    self._arrays[path].sync()
-            entries = {name: rows.entry for name, rows in appended.items()}
+            with ThreadPoolExecutor(
+                1
+            ) as other:  # hashing takes as long as the disk does, and needs no lock of Python's
+                digests = {name: other.submit(rows.digest) for name, rows in pending.streams.items() if rows.has_rows}
+                appended = {name: self._append(rows, item_id) for name, rows in pending.streams.items()}
+                for rows in appended.values():
+                    for path in rows.lengths:
+                        self._arrays[path].sync()
+                entries = {
+                    name: rows.entry.model_copy(update={"digest": digests[name].result()})
+                    if name in digests
+                    else rows.entry
+                    for name, rows in appended.items()
+                }
             commit = Commit(item_id=item_id, info=pending.info, streams=entries)
             self._journal.append(commit)
             for rows in appended.values():
@@ -268,16 +278,13 @@ class ZarrWriter(StoreReader):
         table = self.contents.streams[spec.name].parts[-1].table
         first, timeline, counts = table.num_rows, rows.timeline, rows.counts
         lengths = dict.fromkeys(_row_paths(spec), first + rows.num_rows)
-        digest = RowDigest(counts)
         for name, field in sorted(spec.fields.items()):
             path = f"streams/{spec.name}/{name}"
             start = first if field.axis is None else self._arrays[path].length
             count = rows.num_rows if field.axis is None else int(counts[field.axis].sum())
-            digest.begin_field(name, field, count)
             offset = start * self._arrays[path].entry_bytes
             for block in rows.buffers[name].blocks():
                 self._arrays[path].write(offset, block)
-                digest.update(block)
                 offset += block.nbytes
             lengths[path] = start + count
             if field.axis is not None:
@@ -291,7 +298,6 @@ class ZarrWriter(StoreReader):
             reason=reason,
             first_row=first,
             num_rows=rows.num_rows,
-            digest=digest.finish(timeline, rows.extent),
             extent=rows.extent,
             grid=timeline.as_integers() if isinstance(timeline, TimeGrid) else None,
         )
