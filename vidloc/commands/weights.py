@@ -20,7 +20,7 @@ def weights() -> None:
 
     They are kept in $VIDLOC_CACHE/weights, or else ~/.cache/vidloc/weights. On a machine without network, put the file
     there under the name that `vidloc weights list` shows, or give its path: --encoder slowfast_r50:weights=FILE.
-    """
+    """  # noqa: D301  (the backspace is click's mark for lines that are not to be joined)
 
 
 @weights.command("list")

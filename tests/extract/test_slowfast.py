@@ -1,0 +1,183 @@
+"""SlowFast against pytorchvideo's own network called plainly on the same pixels and weights."""
+
+from __future__ import annotations
+
+import re
+from fractions import Fraction
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from vidloc.errors import OptionError, WeightsError
+from vidloc.extract.pytorchvideo_nets import hub  # imported there, with its warning filtered
+from vidloc.extract.slowfast import SLOW_INDICES, SlowFast
+from vidloc.testing.deterministic_fill import filled
+
+TOLERANCE = 1e-5  # of the maximum
+
+
+def plainly(network, frames):
+    """The head's own output with an identity for its projection: the averaged input of the classifier."""
+    clip = ((torch.from_numpy(frames).float() / 255 - 0.45) / 0.225).permute(3, 0, 1, 2)[None]
+    slow = torch.linspace(0, 31, 8).long()
+    with torch.inference_mode():
+        return network([clip[:, :, slow], clip]).numpy()[0]
+
+
+@pytest.fixture(scope="module")
+def plain():
+    network = hub.slowfast_r50().eval()
+    network.load_state_dict(filled(network.state_dict()))
+    return network
+
+
+@pytest.fixture(scope="module")
+def checkpoint(plain, tmp_path_factory):
+    path = tmp_path_factory.mktemp("weights") / "SLOWFAST_8x8_R50.pyth"
+    torch.save({"model_state": plain.state_dict()}, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def encoder(checkpoint, build_encoder):
+    return build_encoder("slowfast_r50", weights=checkpoint)
+
+
+@pytest.fixture(scope="module")
+def headless(plain, encoder):
+    # After `checkpoint` was written from the whole network.
+    plain.blocks[-1].proj = nn.Identity()
+    return plain
+
+
+def features(encoder, *samples):
+    return encoder.encode(samples).fields["features"]
+
+
+def close(a, b):
+    return np.abs(a - b).max() <= TOLERANCE * np.abs(b).max()
+
+
+def test_slow_frames_are_eight_points_over_the_clip_truncated():
+    assert SLOW_INDICES == (0, 4, 8, 13, 17, 22, 26, 31) == tuple(torch.linspace(0, 31, 8).long().tolist())
+
+
+def test_the_network_is_the_published_one(checkpoint):
+    state = torch.load(checkpoint, weights_only=True)["model_state"]
+    counted = [k for k in state if not k.endswith(("running_mean", "running_var", "num_batches_tracked"))]
+    assert len(state) == 662
+    assert sum(state[k].numel() for k in counted) == 34_566_488
+
+
+@pytest.fixture(scope="module")
+def sample(clip):
+    return clip("slowfast", 32, 224)
+
+
+@pytest.fixture(scope="module")
+def row(encoder, sample):
+    return features(encoder, sample)[0]
+
+
+def test_rows_equal_the_plain_network_at_224(headless, sample, row):
+    assert row.dtype == np.float32
+    assert close(row, plainly(headless, sample.data))
+
+
+def test_at_256_the_row_is_the_mean_of_four_positions(encoder, headless, clip):
+    larger, shapes = clip("larger", 32, 256), []
+    hook = encoder.network.blocks[5].register_forward_hook(lambda module, maps, joined: shapes.append(joined.shape))
+    rows = features(encoder, larger)
+    hook.remove()
+    assert shapes == [(1, 2304, 1, 2, 2)]
+    assert close(rows[0], plainly(headless, larger.data))
+
+
+def test_slow_numbers_come_before_fast_ones(encoder, sample, row):
+    # The fast pathway gets nothing from the slow one: other slow frames change the first 2048 numbers only.
+    fast = ((torch.from_numpy(sample.data).float() / 255 - 0.45) / 0.225).permute(3, 0, 1, 2)[None]
+    maps = [torch.zeros_like(fast[:, :, list(SLOW_INDICES)]), fast]
+    with torch.inference_mode():
+        for block in encoder.network.blocks[:-1]:
+            maps = block(maps)
+    other = maps.numpy().reshape(2304)
+    assert close(other[2048:], row[2048:])
+    assert not close(other[:2048], row[:2048])
+
+
+def test_a_batch_equals_its_members(encoder, clip, sample, row):
+    together = features(encoder, sample, clip("second", 32, 224))
+    assert close(together[0], row)
+    assert not close(together[1], row)
+
+
+def test_pyslowfast_checkpoint_of_epic_loads_and_gives_the_same_rows(
+    checkpoint, encoder, build_encoder, sample, row, tmp_path
+):
+    state = torch.load(checkpoint, weights_only=True)["model_state"]
+    theirs = {pyslowfast_name(name): tensor for name, tensor in state.items() if not name.startswith("blocks.6")}
+    heads = {"verb": 97, "noun": 300}
+    for name, classes in heads.items():
+        theirs[f"head.projection_{name}.weight"] = torch.zeros(classes, 2304)
+        theirs[f"head.projection_{name}.bias"] = torch.zeros(classes)
+    assert len(theirs) == 664
+    path = tmp_path / "SlowFast.pyth"
+    torch.save({"epoch": 30, "model_state": theirs, "optimizer_state": {}, "cfg": "NUM_GPUS: 8"}, path)
+    tuned = build_encoder("slowfast_r50", weights=path, window_s="16/15", crop_px=224)
+    assert np.array_equal(features(tuned, sample)[0], row)
+    assert tuned.input.window_s == Fraction(16, 15)
+    assert tuned.input.size.crop_px == 224
+    assert tuned.weights_sha256 != encoder.weights_sha256
+
+
+def pyslowfast_name(name: str) -> str:
+    """PySlowFast's name of a tensor of pytorchvideo, by the table of specs/encoders.md 5.2 read from right to left."""
+    stage = int(name.split(".")[1]) + 1
+    name = re.sub(r"^blocks\.0\.multipathway_blocks\.(\d)\.conv\.", r"s1.pathway\1_stem.conv.", name)
+    name = re.sub(r"^blocks\.0\.multipathway_blocks\.(\d)\.norm\.", r"s1.pathway\1_stem.bn.", name)
+    name = re.sub(r"^blocks\.\d\.multipathway_fusion\.conv_fast_to_slow\.", f"s{stage}_fuse.conv_f2s.", name)
+    name = re.sub(r"^blocks\.\d\.multipathway_fusion\.norm\.", f"s{stage}_fuse.bn.", name)
+    name = re.sub(r"^blocks\.\d\.multipathway_blocks\.(\d)\.res_blocks\.(\d+)\.", rf"s{stage}.pathway\1_res\2.", name)
+    name = name.replace("branch1_conv.", "branch1.").replace("branch1_norm.", "branch1_bn.")
+    return re.sub(
+        r"branch2\.norm_([abc])\.", r"branch2.\1_bn.", re.sub(r"branch2\.conv_([abc])\.", r"branch2.\1.", name)
+    )
+
+
+def test_every_norm_is_folded_and_the_input_is_as_published(encoder):
+    assert not [m for m in encoder.network.modules() if isinstance(m, nn.BatchNorm3d)]
+    wanted = encoder.input
+    assert (wanted.num_frames, wanted.window_s) == (32, Fraction(64, 30))
+    assert (wanted.size.short_side_px, wanted.size.crop_px, wanted.size.antialias) == (256, 256, False)
+    assert encoder.stream().fields["features"].row_shape == (2304,)
+    assert encoder.weights_name == "SLOWFAST_8x8_R50.pyth"
+
+
+def test_another_networks_checkpoint_is_refused_by_name(checkpoint, build_encoder, tmp_path):
+    state = torch.load(checkpoint, weights_only=True)["model_state"]
+    gone = "blocks.0.multipathway_blocks.0.conv.weight"
+    path = tmp_path / "short.pyth"
+    torch.save({name: t for name, t in state.items() if name != gone} | {"extra.weight": torch.zeros(1)}, path)
+    with pytest.raises(WeightsError, match=rf"missing: {re.escape(gone)}\. not known to the network: extra\.weight"):
+        build_encoder("slowfast_r50", weights=path)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"crop_px": "200"}, "greater than or equal to 224"),
+        ({"short_side_px": "224"}, "crop_px 256 does not fit into short_side_px 224"),
+        ({"window_s": "0"}, "greater than 0"),
+        ({"precision": "half"}, "'float32', 'tf32', 'bfloat16' or 'float16'"),
+    ],
+)
+def test_options_out_of_range_are_refused(options, message):
+    with pytest.raises(OptionError, match=message):
+        SlowFast.Options.parse(options, where="encoder 'slowfast_r50'")
+
+
+def test_arithmetic_of_gpus_is_refused_on_a_cpu(build_encoder):
+    with pytest.raises(OptionError, match="precision=tf32 needs a GPU"):
+        build_encoder("slowfast_r50", weights="random:0", precision="tf32")
