@@ -46,7 +46,7 @@ from vidloc.stores.format import (
 from vidloc.stores.journal import Journal, journal_name, journal_number, read_journal
 from vidloc.stores.lock import Lock
 from vidloc.stores.packed import GrowingArray
-from vidloc.stores.pending import PendingItems, PendingRows
+from vidloc.stores.pending import PendingItem, PendingItems, PendingRows
 from vidloc.stores.reading import Contents, Part, StoreReader, StreamState
 from vidloc.stores.tables import WITH_ROWS, Commit, Entry, StreamTable, one_line
 from vidloc.stores.zarr_store import ZarrStore, read_catalog
@@ -174,20 +174,8 @@ class ZarrWriter(StoreReader):
             raise StoreError(f"nothing was said of item {item_id!r} since it was last committed to {self._store}.")
         with disk_errors(self._store):
             self.lock.check()
-            with ThreadPoolExecutor(
-                1
-            ) as other:  # hashing takes as long as the disk does, and needs no lock of Python's
-                digests = {name: other.submit(rows.digest) for name, rows in pending.streams.items() if rows.has_rows}
-                appended = {name: self._append(rows, item_id) for name, rows in pending.streams.items()}
-                for rows in appended.values():
-                    for path in rows.lengths:
-                        self._arrays[path].sync()
-                entries = {
-                    name: rows.entry.model_copy(update={"digest": digests[name].result()})
-                    if name in digests
-                    else rows.entry
-                    for name, rows in appended.items()
-                }
+            appended = self._append_all(pending, item_id)
+            entries = {name: rows.entry for name, rows in appended.items()}
             commit = Commit(item_id=item_id, info=pending.info, streams=entries)
             self._journal.append(commit)
             for rows in appended.values():
@@ -267,8 +255,19 @@ class ZarrWriter(StoreReader):
             if stray != self._journal.path:
                 stray.unlink()
 
+    def _append_all(self, pending: PendingItem, item_id: str) -> dict[str, _Appended]:
+        """Put an item's rows behind the committed ones, durably; they do not exist until the journal says so."""
+        with ThreadPoolExecutor(1) as other:  # hashing takes about as long as the disk, and lets other threads run
+            digests = {name: other.submit(rows.digest) for name, rows in pending.streams.items() if rows.has_rows}
+            appended = {name: self._append(rows, item_id) for name, rows in pending.streams.items()}
+            for path in (path for rows in appended.values() for path in rows.lengths):
+                self._arrays[path].sync()
+            for name, digest in digests.items():
+                appended[name].entry = appended[name].entry.model_copy(update={"digest": digest.result()})
+        return appended
+
     def _append(self, rows: PendingRows, item_id: str) -> _Appended:
-        """Put an item's rows of one stream behind the committed ones; they do not exist until the journal says so."""
+        """Put an item's rows of one stream behind the committed ones, their digest left open."""
         status, reason = rows.marked or ("done", "")
         if status not in WITH_ROWS:
             return _Appended(Entry(status=status, reason=reason), {})
