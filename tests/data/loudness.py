@@ -16,7 +16,7 @@ class Loudness(Encoder):
     def __init__(self, options: EncoderOptions, *, name: str, device: torch.device) -> None:
         self.options = options
         self.device = device
-        self.weights_name = self.weights_sha256 = options.weights or "random:0"
+        self.weights_name = self.weights_sha256 = options.weights
 
     @property
     def input(self) -> AudioInput:

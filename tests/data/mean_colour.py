@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from fractions import Fraction
 
@@ -19,6 +20,7 @@ class MeanColourOptions(EncoderOptions):
     window_s: float = Field(1.0, gt=0, description="Length of a window, seconds.")
     scale: float = Field(1.0, gt=0, description="Factor applied to every value.")
     batch: int = Field(1, ge=1, description="Samples per call.")
+    delay_s: float = Field(0.0, ge=0, description="Sleep per sample, to be interrupted in.")
 
 
 class MeanColour(Encoder):
@@ -29,7 +31,7 @@ class MeanColour(Encoder):
         assert isinstance(options, MeanColourOptions)
         self.options = options
         self.device = device
-        self.weights_name = self.weights_sha256 = options.weights or "random:0"
+        self.weights_name = self.weights_sha256 = options.weights
 
     @property
     def input(self) -> ClipInput:
@@ -41,6 +43,7 @@ class MeanColour(Encoder):
         return StreamTemplate("clip", fields, Source(licence="Apache-2.0"), {"normalised": "to 0..1"})
 
     def encode(self, samples: Sequence[Sample]) -> Rows:
+        time.sleep(self.options.delay_s * len(samples))
         means = [np.asarray(sample.data, np.float32).mean(axis=(0, 1, 2)) / 255 for sample in samples]
         return Rows.dense(features=np.stack(means) * np.float32(self.options.scale))
 

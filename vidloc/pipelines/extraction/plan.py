@@ -140,7 +140,10 @@ class ExtractPlan:
         text += [line for plan in self.streams for line in _stream_lines(plan, self.fps)]
         if self.video_s is not None and self.work:
             basis = f"the headers of {self.num_probed} files" if self.num_probed else "the annotations"
-            text.append(f"About {self.video_s / 3600:.3g} hours of video (from {basis}).")
+            text.append(
+                f"About {self.video_s / 3600:.3g} hours of video (from {basis}); "
+                "how long that takes is measured on the first clips and said then."
+            )
         return [*text, *(f"Note: {note}" for note in self.notes)]
 
 
@@ -267,19 +270,20 @@ def _stream_json(plan: StreamPlan) -> dict[str, Any]:
 
 def _stream_lines(plan: StreamPlan, fps: float | None) -> list[str]:
     spec = plan.spec
-    dtypes = ", ".join(f"{name} {f.dtype}{list(f.row_shape)}" for name, f in spec.fields.items())
+    stored = ", ".join(f"{name} {f.dtype}{list(f.row_shape)}" for name, f in spec.fields.items())
+    halved = any(f.dtype == "float16" for f in spec.fields.values())
     size = f", {plan.num_rows * plan.dense_bytes_per_row / 1e6:,.1f} MB" if plan.dense_bytes_per_row else ""
     size += "".join(f", {size} bytes for each of its {axis}" for axis, size in plan.ragged_bytes.items())
     text = [
         f"  {spec.name} ({spec.encoder}): {plan.num_items} items, about {plan.num_rows:,} rows{size}",
-        f"    {_window(spec, fps)}; stored as {dtypes}",
+        f"    {_window(spec, fps)}",
+        f"    stored as {stored}" + (" (option dtype=float32 keeps full precision)" if halved else ""),
     ]
     if spec.weights_sha256.startswith("random:"):
         text.append(
-            f"    WEIGHTS ARE RANDOM ({spec.weights_sha256}): the network is untrained, its rows mean nothing "
-            "beyond a test of the pipeline."
+            f"    WEIGHTS ARE RANDOM ({spec.weights_sha256}): an untrained network, good for trying things out."
         )
-    else:
+    elif spec.weights_sha256:
         licence = spec.source.licence or "not stated"
         text.append(f"    weights {spec.weights} (sha256 {spec.weights_sha256[:12]}); licence: {licence}")
     return text

@@ -25,6 +25,11 @@ _PIECE_ROWS = 256
 _MAX_UNDER_WAY = 32
 
 
+def crosses_items(encoder: StreamEncoder) -> bool:
+    """Whether a part-filled batch waits for the next item: on GPUs; a CPU gains nothing by it."""
+    return encoder.encoder.device.type != "cpu"
+
+
 @dataclass
 class _Stream:
     """Rows of one (item, stream) that came back and are not yet with the store."""
@@ -87,9 +92,8 @@ class Session:
         item = self._item(event.item_id)
         if isinstance(event, Ended):
             item.ended = event
-            crossing = any(self._encoders[name].encoder.device.type != "cpu" for name in item.streams)
-            if not crossing or len(self._under_way) >= _MAX_UNDER_WAY:
-                self._flush(item.streams)
+            full = len(self._under_way) >= _MAX_UNDER_WAY
+            self._flush(name for name in item.streams if full or not crosses_items(self._encoders[name]))
         elif item.streams[event.stream].failure:
             # The stream of this item is lost already: answered without asking the encoder.
             item.streams[event.stream].num_back += 1
