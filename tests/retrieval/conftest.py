@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from fractions import Fraction
 
 import numpy as np
@@ -10,55 +9,9 @@ import pytest
 
 from vidloc.core.rows import FieldSpec, Rows
 from vidloc.core.timeline import TimeGrid
-from vidloc.errors import StreamNotFoundError
-from vidloc.stores.base import ItemEntry, StreamSpec
+from vidloc.stores.base import StreamSpec, create_store
 
 GRID = TimeGrid(Fraction(1), Fraction(1, 2), Fraction(-1, 4))
-
-
-class MemoryStore:  # until the backends land
-    backend = "memory"
-
-    def __init__(self, path):
-        self.path = str(path)
-        self._specs, self._data = {}, {}
-
-    def add_stream(self, spec):
-        self._specs[spec.name] = spec
-
-    def write(self, stream, item_id, rows, timeline, *, extent=None):
-        self._data.setdefault(stream, {})[item_id] = (rows, timeline, extent)
-
-    def commit(self, item_id):
-        pass
-
-    def streams(self):
-        return self._specs
-
-    def items(self, stream=None):
-        return sorted(self._data.get(stream, {}), key=str.encode)
-
-    def entry(self, stream, item_id):
-        return self.entries(stream).get(item_id)
-
-    def entries(self, stream):
-        if stream not in self._specs:
-            raise StreamNotFoundError(f"no stream {stream}")
-        found = {}
-        for item, (rows, _, extent) in self._data.get(stream, {}).items():
-            digest = hashlib.sha256(b"".join(np.ascontiguousarray(a).tobytes() for a in rows.fields.values()))
-            found[item] = ItemEntry("done", len(rows), digest.hexdigest(), "", extent)
-        return found
-
-    def timeline(self, stream, item_id):
-        return self._data[stream][item_id][1]
-
-    def read(self, stream, item_id, rows=None):
-        found = self._data[stream][item_id][0]
-        return found if rows is None else found[rows]
-
-    def read_field(self, stream, item_id, field="features", rows=None, out=None):
-        return self.read(stream, item_id, rows).fields[field]
 
 
 @pytest.fixture
@@ -92,7 +45,18 @@ def _clustered(num_rows, dim, seed, clusters=50):
 
 @pytest.fixture
 def new_store(tmp_path):
-    return lambda name="feats.zarr": MemoryStore(tmp_path / name)
+    """Makes stores open for writing, which also read what is committed."""
+    opened = []
+
+    def make(name="feats.zarr"):
+        folder = tmp_path / str(len(opened))
+        folder.mkdir()
+        opened.append(create_store(folder / name))
+        return opened[-1]
+
+    yield make
+    for store in opened:
+        store.close()
 
 
 @pytest.fixture

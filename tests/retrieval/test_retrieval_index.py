@@ -11,7 +11,8 @@ from vidloc.core.rows import FieldSpec, Rows
 from vidloc.errors import OptionError, StoreError
 from vidloc.retrieval.exact import ExactSearch
 from vidloc.retrieval.index_build import build_index, measured_recall
-from vidloc.retrieval.index_files import IndexOptions, built_types, index_folder, open_index
+from vidloc.retrieval.index_files import open_index
+from vidloc.retrieval.index_meta import IndexOptions, built_types, index_folder
 from vidloc.retrieval.vectors import normalised, row_table
 from vidloc.stores.base import StreamSpec
 
@@ -51,6 +52,8 @@ def test_recall_on_clustered_rows(large, type_, least):
     meta = build_index(large, "clips", IndexOptions(type=type_))
     index = open_index(large, "clips", type_)
     assert (meta.num_vectors, meta.num_rows, meta.dim) == (12_000, 12_000, 32)
+    if type_ == "ivfpq":  # 12,000 / 39 lists; 8 parts of 4 numbers
+        assert (meta.options.nlist, meta.options.m) == (307, 8)
     assert measured_recall(large, "clips", index, k=10, num_queries=20) >= least
 
 
@@ -61,11 +64,6 @@ def test_ivfpq_is_trained_the_same_way_each_time(large):
         found.append(open_index(large, "clips", "ivfpq").search(queries(32)[0], 20)[1])
     np.testing.assert_array_equal(*found)
     assert (meta.options.nlist, meta.options.m) == (20, 8)
-
-
-def test_ivfpq_settles_its_defaults(large):
-    meta = build_index(large, "clips", IndexOptions(type="ivfpq"))
-    assert (meta.options.nlist, meta.options.m) == (307, 8)  # 12,000 / 39 lists; 8 parts of 4 numbers
 
 
 def test_too_few_rows_for_ivfpq_says_what_to_use(store):

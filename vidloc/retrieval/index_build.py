@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 
 from vidloc.errors import OptionError, StoreError
 from vidloc.retrieval.exact import ExactSearch
-from vidloc.retrieval.index_files import FaissIndex, IndexMeta, IndexOptions, IndexType, save_index
+from vidloc.retrieval.index_files import FaissIndex, save_index
+from vidloc.retrieval.index_meta import IndexMeta, IndexOptions, IndexType
 from vidloc.retrieval.vectors import (
     BLOCK_BYTES,
     FIELD,
@@ -47,6 +48,7 @@ _OPTIONS_OF: dict[str, IndexType] = {
     "ef_construction": "hnsw",
     "ef_search": "hnsw",
 }
+_ROUNDING = 1e-3  # of a cosine of float16 vectors; rows nearer to each other than this are alike to any index
 Progress = Callable[[int, int], None]
 
 
@@ -104,7 +106,7 @@ def measured_recall(
         rows = index.search(query, k).rows
         # Compressed vectors give other scores, so those of the rows found are taken from the store.
         again = np.array([_best_score(store, spec, index.table, int(row), query) for row in rows])
-        shares.append((again >= scores[-1] - 1e-5).sum() / len(scores))
+        shares.append((again >= scores[-1] - _ROUNDING).sum() / len(scores))
     return float(np.mean(shares))
 
 

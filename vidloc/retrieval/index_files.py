@@ -1,13 +1,7 @@
-"""A FAISS index over one stream, as it lies beside its store: saved, checked, opened, refused when stale.
+"""A FAISS index over one stream, as it lies beside its store: saved whole, checked, opened, refused when stale.
 
-    feats.zarr.index/slowfast_r50.sq16/meta.json          what was indexed and how; sha256 of the other files
-                                       vectors.faiss      the index, as `faiss.write_index` makes it
-                                       mean.npy           mean of the vectors, `(D,)` float32
-                                       row_of_vector.npy  only for streams with several vectors per row
-
-Items, rows and times are not repeated in the index. They are the store's, and the index holds the digest of the
-stream it was made from: any change of the stream makes it stale. FAISS does not guard its reader against crafted
-files, and sha256 values in a file's own neighbour only catch damage: rebuild an index rather than use a stranger's.
+FAISS does not guard its reader against crafted files, and a hash kept beside a file only finds damage: rebuild an index
+rather than open a stranger's.
 """
 
 from __future__ import annotations
@@ -17,92 +11,28 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import faiss
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, ValidationError
 
 from vidloc import __version__
-from vidloc.core.options import Options
-from vidloc.core.records import Record
 from vidloc.errors import StoreError
 from vidloc.retrieval.exact import Ranked
+from vidloc.retrieval.index_meta import (
+    META_NAME,
+    IndexMeta,
+    IndexOptions,
+    IndexType,
+    index_folder,
+    read_meta,
+    rebuild_command,
+)
 from vidloc.retrieval.vectors import FIELD, RowTable, Vectors, row_table, searchable_spec, vector_dim, vector_rule
 from vidloc.stores.base import FeatureStore, StreamSpec
 
-IndexType = Literal["flat", "sq16", "hnsw", "ivfpq"]
-INDEX_TYPES: tuple[IndexType, ...] = get_args(IndexType)  # most exact first: the order in which search picks one
-
-_META, _FAISS, _MEAN, _ROWS = "meta.json", "vectors.faiss", "mean.npy", "row_of_vector.npy"
-_META_LIMIT = 2**20
-
-
-class IndexOptions(Options):
-    """How an index is built and searched."""
-
-    type: IndexType = Field("sq16", description="flat and sq16 are exact-enough; hnsw and ivfpq are approximate.")
-    nlist: int | None = Field(
-        None, ge=1, description="ivfpq: inverted lists; none: 4 times the root of the vectors, 39 vectors in each."
-    )
-    m: int | None = Field(
-        None,
-        ge=1,
-        description="ivfpq: bytes per vector, a divisor of its length; none: the largest up to 64, 4 numbers each.",
-    )
-    nprobe: int = Field(16, ge=1, description="ivfpq: lists visited per query.")
-    seed: int = Field(0, ge=0, lt=2**31, description="ivfpq: seed of the training sample and of k-means.")
-    links: int = Field(32, ge=2, le=512, description="hnsw: links per vector.")
-    ef_construction: int = Field(80, ge=1, description="hnsw: candidates kept while building.")
-    ef_search: int = Field(128, ge=1, description="hnsw: candidates kept while searching.")
-
-
-class IndexMeta(Record):
-    """What `meta.json` holds.
-
-    Attributes:
-        vectors: what one vector stands for.
-        num_vectors, num_rows, dim: sizes; more vectors than rows where a row has several.
-        stream_digest: digest of the stream that was indexed (`RowTable.digest`).
-        options: options after defaults, with `nlist` and `m` as they were chosen.
-        sha256, num_bytes: of the other files, by name.
-    """
-
-    format: Literal[1] = 1
-    stream: str
-    type: IndexType
-    metric: Literal["cosine"] = "cosine"
-    vectors: str
-    num_vectors: int = Field(ge=1)
-    num_rows: int = Field(ge=1)
-    dim: int = Field(ge=1)
-    stream_digest: str
-    options: IndexOptions
-    sha256: dict[str, str]
-    num_bytes: dict[str, int]
-    vidloc_version: str
-    faiss_version: str
-
-
-def index_root(store_path: str) -> Path:
-    """The folder of a store's indexes, beside it."""
-    return Path(store_path.rstrip("/") + ".index")
-
-
-def index_folder(store_path: str, stream: str, type_: str) -> Path:
-    """The folder of one index."""
-    return index_root(store_path) / f"{stream}.{type_}"
-
-
-def rebuild_command(store_path: str, stream: str, type_: str) -> str:
-    """What to type to (re)build an index."""
-    return f"vidloc index build {store_path} --stream {stream} --type {type_}"
-
-
-def built_types(store_path: str, stream: str) -> list[IndexType]:
-    """Types of the indexes that exist for a stream, most exact first."""
-    return [t for t in INDEX_TYPES if (index_folder(store_path, stream, t) / _META).is_file()]
+_FAISS, _MEAN, _ROWS = "vectors.faiss", "mean.npy", "row_of_vector.npy"
 
 
 class FaissIndex:
@@ -127,29 +57,6 @@ class FaissIndex:
         rows = (found if self._rows is None else self._rows[found]).astype(np.int64)
         order = np.lexsort((rows, -scores))
         return Ranked(scores[order], rows[order], float(self._mean @ query))
-
-
-def read_meta(store_path: str, stream: str, type_: str) -> IndexMeta:
-    """The description of an index, validated.
-
-    Raises:
-        StoreError: there is none, or it cannot be trusted.
-    """
-    path = index_folder(store_path, stream, type_) / _META
-    command = rebuild_command(store_path, stream, type_)
-    if not path.is_file():
-        raise StoreError(f"there is no {type_} index of stream {stream!r} beside {store_path}. Build it: {command}")
-    if path.stat().st_size > _META_LIMIT:
-        raise StoreError(f"{path} is larger than any index description ({_META_LIMIT} bytes). Rebuild: {command}")
-    try:
-        meta = IndexMeta.model_validate_json(path.read_bytes())
-    except ValidationError as error:
-        problem = error.errors(include_url=False)[0]
-        where = ".".join(str(part) for part in problem["loc"]) or "the file"
-        raise StoreError(f"{path} does not describe an index: {where}: {problem['msg']}. Rebuild: {command}") from None
-    if (meta.stream, meta.type) != (stream, type_):
-        raise StoreError(f"{path} describes {meta.stream}.{meta.type}, not {stream}.{type_}. Rebuild: {command}")
-    return meta
 
 
 def open_index(store: FeatureStore, stream: str, type_: IndexType) -> FaissIndex:
@@ -221,7 +128,7 @@ def save_index(
             vidloc_version=__version__,
             faiss_version=faiss.__version__,
         )
-        (work / _META).write_text(meta.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        (work / META_NAME).write_text(meta.model_dump_json(indent=2) + "\n", encoding="utf-8")
         work.chmod(0o777 & ~_umask())  # mkdtemp closes it to others; the store beside it is not closed
         if folder.exists():
             shutil.rmtree(folder)
@@ -239,7 +146,7 @@ def _check_file(path: Path, meta: IndexMeta, command: str) -> None:
     if size != expected:
         raise StoreError(f"{path} has {size} bytes, its description says {expected}. Rebuild it: {command}")
     if _sha256(path) != meta.sha256.get(path.name):
-        raise StoreError(f"{path} is damaged: its sha256 is not the one in {_META}. Rebuild it: {command}")
+        raise StoreError(f"{path} is damaged: its sha256 is not the one in {META_NAME}. Rebuild it: {command}")
 
 
 def _read_array(path: Path, dtype: type[np.generic], shape: tuple[int, ...], command: str) -> NDArray[Any]:

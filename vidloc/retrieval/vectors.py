@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vidloc.core.rows import FieldSpec
+from vidloc.core.rows import FieldSpec, Rows
 from vidloc.errors import StreamNotFoundError, did_you_mean
 from vidloc.stores.base import FeatureStore, StreamSpec
 
@@ -112,7 +112,17 @@ def read_vectors(
         values = store.read_field(spec.name, item, FIELD, rows)
         return normalised(_one_vector_each(values, field)), np.ones(len(values), dtype=np.int64)
     found = store.read(spec.name, item, rows)
-    return normalised(_one_vector_each(found.fields[FIELD], field)), found.counts[field.axis]
+    return vectors_of(found, spec), found.counts[field.axis]
+
+
+def vectors_of(rows: Rows, spec: StreamSpec) -> Vectors:
+    """Normalised vectors of rows in memory."""
+    return normalised(_one_vector_each(rows.fields[FIELD], spec.fields[FIELD]))
+
+
+def pooled(vectors: Vectors) -> Vectors:
+    """One query from several vectors: the direction of their mean, `(D,)`."""
+    return np.asarray(normalised(vectors.mean(axis=0, keepdims=True))[0])
 
 
 def vector_blocks(
