@@ -40,7 +40,7 @@ _SIGNS = {
     "epic55": ("EPIC_train_action_labels", "EPIC_verb_classes", "EPIC_noun_classes"),
     "epic100": ("EPIC_100_train", "EPIC_100_validation", "EPIC_100_verb_classes", "EPIC_100_noun_classes"),
 }
-_TIMES = ("participant_id", "video_id", "start_timestamp", "stop_timestamp")
+_TIMES = ("video_id", "start_timestamp", "stop_timestamp")
 _LABELS = ("narration", "verb_class", "noun_class", "all_noun_classes")
 _VIDEO_NAME = re.compile(r"(P\d{2})_\d{2,3}")
 

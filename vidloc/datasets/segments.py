@@ -201,7 +201,7 @@ def _read_json(path: Path) -> tuple[_File, str]:
         entries = video.get("annotations", []) if isinstance(video, dict) else None
         if not isinstance(entries, list):
             raise AnnotationError(f'{where}: expected an object with a list "annotations".')
-        split = str(video.get("subset", ""))
+        split = str(video.get("subset") or "")
         duration = video.get("duration_s", video.get("duration"))
         if duration is not None:
             file.durations_s[item] = _number(where, "duration", duration)

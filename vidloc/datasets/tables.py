@@ -9,15 +9,19 @@ import hashlib
 import io
 import json
 import math
+import re
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from decimal import Decimal, InvalidOperation
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 from vidloc.core.timeline import Span
 from vidloc.errors import AnnotationError
+
+_TIMESTAMP = re.compile(r"(\d{1,3}):(\d{1,2}):(\d{1,2}(?:\.\d{1,9})?)", re.ASCII)
+_WHOLE_NUMBER = re.compile(r"\d{1,18}", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +42,7 @@ class Row:
     def integer(self, column: str, below: int | None = None) -> int:
         """A whole number of at least 0, and below `below` where that is given."""
         value = self.values[column].strip()
-        # isdecimal alone would let other scripts' digits and signs through int().
-        if not (value.isascii() and value.isdecimal()) or (below is not None and int(value) >= below):
+        if not _WHOLE_NUMBER.fullmatch(value) or (below is not None and int(value) >= below):
             raise self.problem(column, value, "a whole number" + (f" from 0 to {below - 1}" if below else ""))
         return int(value)
 
@@ -55,15 +58,11 @@ class Row:
 
     def timestamp(self, column: str) -> float:
         """`HH:MM:SS.ss` as seconds, rounded once."""
-        parts = self.values[column].split(":")
-        try:
-            hours, minutes, seconds = (Decimal(part) for part in parts)
-        except (InvalidOperation, ValueError):
-            raise self.problem(column, self.values[column], "a time HH:MM:SS.ss") from None
-        total = hours * 3600 + minutes * 60 + seconds
-        if not total.is_finite() or total < 0:
+        match = _TIMESTAMP.fullmatch(self.values[column])
+        if match is None:
             raise self.problem(column, self.values[column], "a time HH:MM:SS.ss")
-        return float(total)
+        hours, minutes, seconds = match.groups()
+        return float(int(hours) * 3600 + int(minutes) * 60 + Fraction(seconds))
 
     def integers(self, column: str, below: int) -> tuple[int, ...]:
         """A Python list of whole numbers, at least one."""
