@@ -61,7 +61,8 @@ def info(path: Path, *, as_json: bool) -> None:
         return
     out.print(_stream_table(facts))
     for stream in facts.streams:
-        out.print(_weights_line(stream), markup=False)
+        for line in _origin_lines(stream):
+            out.print(line, markup=False)
 
 
 @store.command()
@@ -187,31 +188,31 @@ def _listing(
 
 def _stream_table(facts: StoreFacts) -> Table:
     table = Table(box=None, pad_edge=False)
-    for title in ("stream", "kind", "encoder"):
-        table.add_column(title)
-    for title in ("items", "rows"):
-        table.add_column(title, justify="right")
-    for title in ("window and stride", "fields", "size", "statuses"):
+    for title, justify in (("stream", "left"), ("kind", "left"), ("items", "right"), ("rows", "right")):
+        table.add_column(title, justify=justify, no_wrap=True)  # type: ignore[arg-type]
+    for title in ("size", "window and stride", "statuses"):
         table.add_column(title)
     for stream in facts.streams:
-        spec = stream.spec
-        fields = ", ".join(f"{name} {_shape(f.row_shape)} {f.dtype}" for name, f in spec.fields.items())
-        statuses = ", ".join(f"{count} {status}" for status, count in stream.statuses.items() if count)
-        cells = (spec.name, spec.kind, spec.encoder, f"{stream.num_items:,}", f"{stream.num_rows:,}", stream.times)
-        table.add_row(*cells, fields, _size(stream.num_bytes), statuses)
+        statuses = ", ".join(f"{count:,} {status}" for status, count in stream.statuses.items() if count)
+        counts = (f"{stream.num_items:,}", f"{stream.num_rows:,}", _size(stream.num_bytes))
+        table.add_row(stream.spec.name, stream.spec.kind, *counts, stream.times, statuses)
     return table
 
 
-def _shape(shape: tuple[int | str, ...]) -> str:
-    return "x".join(str(length) for length in shape) or "scalar"
-
-
-def _weights_line(stream: StreamFacts) -> str:
+def _origin_lines(stream: StreamFacts) -> Iterator[str]:
     spec = stream.spec
+    fields = ", ".join(f"{name}{_shape(f.row_shape)} {f.dtype}" for name, f in spec.fields.items())
+    yield f"{spec.name}: {fields}"
+    made_by = f"  by {spec.encoder or 'an encoder not stated'}"
     if stream.random_weights:
-        return f"{spec.name}: RANDOM WEIGHTS ({spec.weights_sha256}): the network was never trained"
+        yield f"{made_by}, RANDOM WEIGHTS ({spec.weights_sha256}): the network was never trained"
+        return
     licence = spec.source.licence or "licence not stated"
-    return f"{spec.name}: weights {spec.weights or 'none stated'} (sha256 {spec.weights_sha256[:12] or '-'}; {licence})"
+    yield f"{made_by}, weights {spec.weights or 'not stated'} (sha256 {spec.weights_sha256[:12] or '-'}; {licence})"
+
+
+def _shape(shape: tuple[int | str, ...]) -> str:
+    return f"[{', '.join(map(str, shape))}]" if shape else ""
 
 
 def _size(num_bytes: int) -> str:

@@ -16,10 +16,11 @@ from typing import Any
 from vidloc.core.records import ItemInfo
 from vidloc.core.timeline import Spans, Timeline
 from vidloc.errors import ProvenanceError, StoreError
+from vidloc.stores.backends import lock_folder
 from vidloc.stores.base import FeatureStore, FeatureWriter, ItemEntry, StreamSpec, append_to_store, open_store
 from vidloc.stores.digest import digest_of_rows
 from vidloc.stores.lock import holder_of
-from vidloc.stores.operations import Progress, lock_folder
+from vidloc.stores.operations import Progress
 from vidloc.stores.tables import STATUSES
 
 # Rows copied at a time, so that an item of any length needs little memory.

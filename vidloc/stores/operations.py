@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vidloc.errors import StoreError
+from vidloc.stores.backends import lock_folder
 from vidloc.stores.base import FeatureStore, ItemEntry, StreamSpec, append_to_store, open_store
 from vidloc.stores.digest import digest_of_rows
 from vidloc.stores.lock import LOCK_NAME, holder_of, remove_lock
@@ -75,11 +76,6 @@ def verify(path: str | Path, *, quick: bool = False, progress: Progress | None =
                     progress(done, total)
         damages.extend(_facts_problems(store))
         return VerifyReport(total, num_rows, store.digest(), tuple(damages), quick)
-
-
-def lock_folder(path: str | Path) -> Path:
-    """Where a store's lock lies: in its folder, or in the staging folder beside an HDF5 file."""
-    return Path(path)
 
 
 def writer_of(path: str | Path) -> str:
