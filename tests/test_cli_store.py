@@ -1,0 +1,116 @@
+"""`vidloc store ...` as typed: what it prints, and what it exits with."""
+
+from __future__ import annotations
+
+import json
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from vidloc.cli import main, vidloc
+from vidloc.core.records import ItemInfo
+from vidloc.core.rows import FieldSpec, Rows
+from vidloc.core.timeline import center_grid
+from vidloc.stores.base import StreamSpec, append_to_store, create_store, open_store
+
+SPEC = StreamSpec(
+    name="clip",
+    kind="clip",
+    fields={"features": FieldSpec(row_shape=(16,), dtype="float16")},
+    encoder="toy",
+    weights="random:7",
+    weights_sha256="random:7",
+)
+
+
+def make(path: Path, items: str = "ab") -> Path:
+    with create_store(path) as writer:
+        writer.add_stream(SPEC)
+        for number, item in enumerate(items):
+            rows = np.random.default_rng(number).normal(size=(4, 16)).astype(np.float16)
+            writer.set_info(ItemInfo(item_id=item))
+            writer.write("clip", item, Rows.dense(features=rows), center_grid(2, Fraction(1, 2)))
+            writer.commit(item)
+    return path
+
+
+def run(*args: object, **options: str):
+    return CliRunner().invoke(vidloc, ["store", *map(str, args)], **options)
+
+
+def test_info_shows_streams_and_says_loudly_that_weights_are_random(tmp_path):
+    path = make(tmp_path / "s.zarr")
+    result = run("info", path)
+    assert result.exit_code == 0
+    assert "zarr store, 2 items" in result.output
+    assert "2 s every 0.5 s" in result.output
+    assert "by toy, RANDOM WEIGHTS (random:7): the network was never trained" in result.output
+    with open_store(path) as store:
+        assert f"content id {store.digest()}" in result.output
+
+
+def test_info_as_json_is_one_document(tmp_path):
+    facts = json.loads(run("info", make(tmp_path / "s.h5"), "--json").output)
+    assert facts["backend"] == "hdf5"
+    assert facts["streams"]["clip"]["rows"] == 8
+    assert facts["streams"]["clip"]["spec"]["weights_sha256"] == "random:7"
+
+
+def test_ls_lists_reasons_and_chooses_by_status(tmp_path):
+    path = make(tmp_path / "s.zarr")
+    with append_to_store(path) as writer:
+        writer.mark("clip", "c", "failed", "no frame could be decoded")
+        writer.commit("c")
+    result = run("ls", path, "--status", "failed")
+    assert result.stdout == "c\n  clip  failed  0 rows: no frame could be decoded\n"
+    assert list(json.loads(run("ls", path, "--json").stdout)) == ["a", "b", "c"]
+
+
+def test_verify_exits_with_3_and_names_the_damage(tmp_path):
+    path = make(tmp_path / "s.zarr")
+    assert run("verify", path).exit_code == 0
+    chunk = path / "streams" / "clip" / "features" / "c" / "0" / "0"
+    data = bytearray(chunk.read_bytes())
+    data[4 * 32 + 5] ^= 1  # item a has rows 0 to 3
+    chunk.write_bytes(data)
+    result = run("verify", path)
+    assert result.exit_code == 3
+    assert "DAMAGED stream 'clip', item 'b': " in result.stdout
+    assert run("verify", path, "--quick").exit_code == 0
+    assert json.loads(run("verify", path, "--json").stdout)["damages"][0]["item"] == "b"
+
+
+def test_merge_joins_parts_of_both_backends(tmp_path):
+    parts = [make(tmp_path / "p1.zarr", "a"), make(tmp_path / "p2.h5", "ab")]
+    result = run("merge", tmp_path / "all.h5", *parts)
+    assert result.exit_code == 0
+    assert "2 items; 2 of 2 entries copied from 2 parts" in result.output
+    with open_store(tmp_path / "all.h5") as merged, open_store(parts[1]) as part:
+        assert merged.digest() == part.digest()
+
+
+def test_unlock_asks_first(tmp_path):
+    path = make(tmp_path / "s.zarr")
+    writer = append_to_store(path)
+    refused = run("unlock", path, input="n\n")
+    assert refused.exit_code == 1
+    assert "is locked by process" in refused.stderr
+    done = run("unlock", path, "--yes")
+    assert "Removed the lock of process" in done.stdout
+    writer.discard("a")
+
+
+def test_finish_states_the_content_id(tmp_path):
+    path = make(tmp_path / "s.h5")
+    with open_store(path) as store:
+        assert store.digest() in run("finish", path).output
+
+
+def test_an_error_is_one_line_without_a_traceback(tmp_path, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["store", "info", str(tmp_path / "none.zarr")])
+    assert stop.value.code == 1
+    assert capsys.readouterr().err.startswith("Error: store ")
