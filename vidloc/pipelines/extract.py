@@ -15,7 +15,6 @@ from fractions import Fraction
 from pathlib import Path
 
 from vidloc.core.grammar import EncoderPlan, parse_encoder
-from vidloc.errors import ProvenanceError
 from vidloc.extract.base import TextInput
 from vidloc.pipelines.extraction.background import RunAhead
 from vidloc.pipelines.extraction.decoding import Arrived, Ended, decode_items, size_of
@@ -27,6 +26,8 @@ from vidloc.pipelines.extraction.progress import Progress, Silent
 from vidloc.pipelines.extraction.report import ExtractReport, Timing
 from vidloc.pipelines.extraction.session import Session
 from vidloc.stores.base import FeatureStore, append_to_store, open_store
+from vidloc.stores.hdf5_store import staging_of
+from vidloc.stores.zarr_writer import check_same_origin
 
 __all__ = ["DEFAULT_STRIDE_S", "ExtractPlan", "ExtractReport", "Selection", "extract", "plan_extraction"]
 
@@ -105,7 +106,7 @@ def plan_extraction(
     """
     ready, items = _prepare(encoders, selection, stride_s, device)
     where = str(ready[0].encoder.device)
-    if not Path(store).exists():
+    if not (Path(store).exists() or staging_of(Path(store)).is_dir()):
         return make_plan(items, ready, None, path=str(store), device=where)
     with open_store(store) as reader:
         _refuse_other_origin(reader, ready)
@@ -124,16 +125,8 @@ def _prepare(
 def _refuse_other_origin(store: FeatureStore, encoders: Sequence[StreamEncoder]) -> None:
     known = store.streams()
     for encoder in encoders:
-        spec = known.get(encoder.stream)
-        if spec is None:
-            continue
-        wanted, found = encoder.spec.origin(), spec.origin()
-        differing = [name for name in wanted if wanted[name] != found.get(name)]
-        if differing:
-            raise ProvenanceError(
-                f"stream {encoder.stream!r} of {store.path} is of another origin: its {', '.join(differing)} differ. "
-                f"Write a new stream: --encoder NEW_NAME={spec.encoder}..."
-            )
+        if encoder.stream in known:
+            check_same_origin(known[encoder.stream], encoder.spec, store=Path(store.path))
 
 
 def _run(

@@ -155,7 +155,7 @@ def _spec(plan: EncoderPlan, found: Loaded, encoder: Encoder, grid: TimeGrid | N
     template = encoder.stream()
     options = encoder.options.model_dump(mode="json")
     # Told apart by content below; where the file lay on this machine says nothing of the rows.
-    del options["weights"]
+    options.pop("weights", None)
     return StreamSpec(
         name=plan.stream,
         kind=template.kind,
