@@ -175,6 +175,47 @@ def evaluate(
     ctx.exit(EXIT_FAILURES if scores.num_lacking else 0)
 
 
+@click.command(short_help="Write a benchmark's submission file from a run.")
+@click.argument("run", type=_PATH)
+@click.option(
+    "--split", default="test", show_default=True, help="Split to submit; EPIC-KITCHENS-55 has two parts of it."
+)
+@click.option("--out", type=_PATH, required=True, help="File to write, a zip.")
+@click.option(
+    "--store", "stores", multiple=True, metavar="PATH", help="Where the rows lie now [default: as in training]."
+)
+@click.option(
+    "--prior",
+    type=click.Choice(["none", "joint", "noun_given_verb"]),
+    default="none",
+    show_default=True,
+    help="Weigh actions by training pairs, and write them.",
+)
+@click.option(
+    "--sls", type=int, nargs=3, default=None, metavar="PT TL TD", help="Levels of supervision, 0-5 (EPIC-KITCHENS-100)."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print what was written as JSON.")
+def submit(
+    run: Path, split: str, out: Path, stores: tuple[str, ...], prior: Any, sls: tuple[int, int, int] | None,
+    as_json: bool,  # noqa: FBT001
+) -> None:  # fmt: skip
+    r"""Write a benchmark's submission file from a run; the splits are predicted first where that is not done.
+
+    \b
+    vidloc submit runs/sap --split test --prior joint --out submission.zip
+    vidloc submit runs/sap100 --split test --sls 2 3 3 --out submission.zip
+    """
+    from vidloc.pipelines.submit import submit as run_submit
+
+    report = run_submit(run, out, split=split, stores=stores, prior=prior, sls=sls, notice=_notice)
+    if as_json:
+        echo_json({"path": report.path, "benchmark": report.benchmark, "splits": report.splits, "prior": report.prior})
+        return
+    parts = ", ".join(f"{count} segments of {name}" for name, count in report.splits.items())
+    actions = f"actions weighed by the prior {report.prior}" if report.prior != "none" else "no actions"
+    console().print(f"Wrote {report.path} for {report.benchmark}: {parts}; {actions}.")
+
+
 def _head_command(name: str, dataset: str | None) -> click.Command:
     """`train-head NAME`: common flags, the head's options, and the dataset's."""
     head = registry.load("heads", name).target

@@ -5,8 +5,11 @@ the ends), every dimension standardised by the training rows, and classified as 
 (scikit-learn's multinomial `LogisticRegression`). A training row has the class of the segment that holds its centre (of
 the shortest one, where several do), else background.
 
-A row answers for the time nearer to its centre than to its neighbours'. Neighbouring rows of one class become one
-segment, with the mean probability of that class as score; segments shorter than `min_duration_s` are dropped.
+A row's log-probabilities are averaged with those of the rows centred within `smooth_s / 2` of it, and the best class is
+taken. Neighbouring rows of one class become one segment, which begins and ends where the averaged log-probabilities of
+the two classes at hand, drawn as straight lines between the centres of the rows, cross. Its score is the mean
+probability of its class; segments shorter than `min_duration_s` are dropped. Where other classes have a mean
+probability of at least `also_above` on a segment, it is reported once more for each, with that score.
 
 It is fitted by lbfgs in one go, not by gradient steps of ours: there are no epochs, and its numbers are buffers. It
 takes part in detection only; recognition of given segments has `two_branch`, which is linear as well.
@@ -32,6 +35,8 @@ from vidloc.heads.base import BaseHeadOptions, Batch, Head, RowBatch, StreamNeed
 from vidloc.heads.layers import Standardize
 from vidloc.heads.training import FitData, Recorder
 
+_LEAST_PROBABILITY = 1e-6
+
 
 class LinearOptions(BaseHeadOptions):
     """Options of the linear head."""
@@ -44,6 +49,12 @@ class LinearOptions(BaseHeadOptions):
         500_000, ge=1, description="Most training rows; more are thinned out at random, which is said."
     )
     label: str = Field("", description="Task whose classes are learnt; may be left out where there is only one.")
+    smooth_s: float = Field(
+        1.5, ge=0, description="Time over which log-probabilities of rows are averaged before the best class is taken."
+    )
+    also_above: float = Field(
+        0.1, gt=0, le=1, description="Mean probability from which further classes of a segment are reported too."
+    )
     min_duration_s: float = Field(0.0, ge=0, description="Shortest segment that is reported, in seconds.")
 
 
@@ -120,7 +131,9 @@ class Linear(Head):
 
     def _segments(self, item_id: str, scores: NDArray[np.float64], windows: NDArray[np.float64]) -> list[Prediction]:
         order = np.argsort(windows.mean(axis=1), kind="stable")
-        best, cells = scores[order].argmax(axis=1), row_cells(windows[order])
+        windows, scores = windows[order], scores[order]
+        logs = smoothed(scores, windows.mean(axis=1), self.options.smooth_s)
+        best, cells = logs.argmax(axis=1), row_cells(windows, logs)
         starts = np.flatnonzero(np.concatenate([[True], best[1:] != best[:-1]])) if len(best) else np.empty(0, int)
         found = []
         for start, stop in zip(starts, [*starts[1:], len(best)], strict=True):
@@ -128,8 +141,12 @@ class Linear(Head):
             span = Span(max(float(cells[start, 0]), 0.0), float(cells[stop - 1, 1]))
             if label == len(self.classes) or span.duration_s < self.options.min_duration_s:
                 continue
-            score = float(scores[order[start:stop], label].mean())
-            found.append(Prediction(item_id=item_id, span=span, score=score, label=self.classes[label]))
+            means = scores[start:stop].mean(axis=0)[:-1]
+            labels = {label, *np.flatnonzero(means >= self.options.also_above).tolist()}
+            found.extend(
+                Prediction(item_id=item_id, span=span, score=float(means[k]), label=self.classes[k])
+                for k in sorted(labels, key=lambda k: -means[k])
+            )
         return found
 
     def _training_rows(self, data: FitData) -> tuple[NDArray[np.float32], NDArray[np.int64], str]:
@@ -191,17 +208,37 @@ def row_classes(
     return classes
 
 
-def row_cells(windows: NDArray[np.float64]) -> NDArray[np.float64]:
-    """`(rows, 2)` seconds that rows in ascending order answer for: up to halfway to their neighbours' centres.
+def smoothed(probabilities: NDArray[np.float64], centers: NDArray[np.float64], smooth_s: float) -> NDArray[np.float64]:
+    """Mean log-probabilities of the rows centred within `smooth_s / 2` of each of the ascending centres."""
+    # The floor bounds what one row that is very sure of itself can do to its neighbours.
+    logs = np.log(np.maximum(probabilities, _LEAST_PROBABILITY))
+    slack_s = 1e-6  # centres are rounded to float64; a row just at the edge counts
+    first = np.searchsorted(centers, centers - smooth_s / 2 - slack_s)
+    stop = np.searchsorted(centers, centers + smooth_s / 2 + slack_s)
+    sums = np.concatenate([np.zeros((1, logs.shape[1])), np.cumsum(logs, axis=0)])
+    means: NDArray[np.float64] = (sums[stop] - sums[first]) / (stop - first)[:, None]
+    return means
 
-    The first and last cell are symmetric; a single row answers for its window.
+
+def row_cells(windows: NDArray[np.float64], scores: NDArray[np.float64]) -> NDArray[np.float64]:
+    """`(rows, 2)` seconds that rows in ascending order answer for.
+
+    Between two rows of different class the border lies where their scores, drawn as straight lines between both
+    centres, cross; between rows of one class halfway. The first and last cell are symmetric; a single row answers for
+    its window.
     """
     if len(windows) < 2:
         return windows
-    centers = windows.mean(axis=1)
-    middle = (centers[1:] + centers[:-1]) / 2
-    first, last = 2 * centers[:1] - middle[:1], 2 * centers[-1:] - middle[-1:]
-    return np.stack([np.concatenate([first, middle]), np.concatenate([middle, last])], axis=1)
+    centers, rows = windows.mean(axis=1), np.arange(len(windows) - 1)
+    best = scores.argmax(axis=1)
+    lead = scores[rows, best[:-1]] - scores[rows, best[1:]]
+    lost = scores[rows + 1, best[1:]] - scores[rows + 1, best[:-1]]
+    both = lead + lost
+    share = np.where(both > 0, lead / np.where(both > 0, both, 1.0), 0.5)
+    borders = centers[:-1] + share * np.diff(centers)
+    half = np.diff(centers)[[0, -1]] / 2
+    starts = np.concatenate([centers[:1] - half[0], borders])
+    return np.stack([starts, np.concatenate([borders, centers[-1:] + half[1]])], axis=1)
 
 
 def _only_task(wanted: str, labels: Mapping[str, Sequence[str]]) -> str:
