@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
 SUFFIXES = {"zarr": ".zarr", "hdf5": ".h5"}
+
+
+@pytest.fixture(autouse=True)
+def _no_waiting_for_the_disk(monkeypatch):
+    """These tests stop processes, not machines: what was written is there without being synced."""
+    monkeypatch.setattr(os, "fsync", lambda handle: None)
+    monkeypatch.setattr(os, "fdatasync", lambda handle: None)
 
 
 @pytest.fixture(params=sorted(SUFFIXES))
