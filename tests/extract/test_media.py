@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import itertools
 import os
 import re
+from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
+import av
 import numpy as np
 import pytest
 
@@ -17,7 +21,8 @@ from vidloc.errors import MediaError
 from vidloc.extract.base import AudioInput, ClipInput, FrameSize, Sample
 from vidloc.extract.facts import item_info
 from vidloc.extract.frames import VideoPass, VideoReport
-from vidloc.extract.media import probe
+from vidloc.extract.media import TrackDecoder, open_media, probe, video_track
+from vidloc.extract.pictures import PictureMaker
 from vidloc.extract.sound import AudioPass, AudioReport
 
 SHARED = Path(os.environ.get("VIDLOC_SHARED", Path(__file__).parents[3] / "shared"))
@@ -213,3 +218,56 @@ def test_a_playlist_is_not_followed(shared: Path, tmp_path: Path) -> None:
     playlist.write_text(f"#EXTM3U\n#EXT-X-VERSION:3\n#EXTINF:1,\nhttp://127.0.0.1:9/{target.name}\n#EXT-X-ENDLIST\n")
     with pytest.raises(MediaError, match="cannot be opened"):
         probe(playlist)
+
+
+@pytest.mark.parametrize(
+    ("name", "tag", "word"), [("one_frame.mp4", b"avc1", "picture"), ("matroska_named.mp4", b"A_AAC", "sound")]
+)
+def test_a_track_that_no_decoder_knows_is_named(name: str, tag: bytes, word: str, shared: Path, tmp_path: Path) -> None:
+    path = tmp_path / name
+    # The last mention is the one in the track's description; the others only name the brand of the file.
+    path.write_bytes(b"zzzzz"[: len(tag)].join((shared / "data/videos_bad" / name).read_bytes().rsplit(tag, 1)))
+    found = probe(path)
+    assert (found.has_video, found.has_audio) == (True, word == "sound")
+    with pytest.raises(MediaError, match=f"{name} has a {word} track in a format that no decoder here knows"):
+        passes(path)
+
+
+def test_a_track_that_appears_midway_does_not_lose_what_was_read(shared: Path) -> None:
+    class TrackAppears:
+        """A container at whose end PyAV looks for a track that was not there when it was opened."""
+
+        def __init__(self, container: Any) -> None:
+            self._container = container
+
+        def demux(self, track: Any) -> Iterator[Any]:
+            yield from (packet for packet in self._container.demux(track) if packet.size)
+            raise IndexError("list index out of range")
+
+    with open_media(shared / "data/videos_bad/good_reference_4s.mp4") as container:
+        track = video_track(container)
+        decoder: TrackDecoder[Any] = TrackDecoder(TrackAppears(container), track)
+        assert len(list(decoder)) == 79
+        assert decoder.failures() == []
+
+
+def test_a_read_error_midway_keeps_what_was_read(shared: Path) -> None:
+    class Breaks:
+        def __init__(self, container: Any) -> None:
+            self._container = container
+
+        def demux(self, track: Any) -> Iterator[Any]:
+            yield from itertools.islice(self._container.demux(track), 40)
+            raise av.error.OSError(5, "Input/output error")
+
+    with open_media(shared / "data/videos_bad/good_reference_4s.mp4") as container:
+        decoder: TrackDecoder[Any] = TrackDecoder(Breaks(container), video_track(container))
+        assert len(list(decoder)) >= 38
+        assert decoder.failures() == ["reading stopped early: Input/output error"]
+
+
+def test_colours_that_cannot_be_converted_are_named() -> None:
+    frame = av.VideoFrame(32, 16, "yuv420p")
+    frame.colorspace = 8
+    with pytest.raises(MediaError, match="pixel format yuv420p and colour matrix 8 cannot be converted to RGB"):
+        PictureMaker(frame).rgb(frame)

@@ -107,8 +107,8 @@ class VideoPass:
             track = video_track(container)
             if track is None:
                 raise MediaError(f"{self._path} has no picture track.")
-            track.thread_type = "AUTO"
             frames = _OrderedFrames(container, track)
+            track.thread_type = "AUTO"
             base: Fraction = track.time_base
             windows = [_Windows(name, *want, time_base=base) for name, want in self._wants.items()]
             shown: Shown | None = None
@@ -120,7 +120,7 @@ class VideoPass:
                 maker = maker or PictureMaker(frame)
                 shown = Shown(tick, frame, maker)
             if shown is None or maker is None:
-                reasons = "; ".join(frames.decoder.failures("picture")) or "the track is empty"
+                reasons = "; ".join(frames.decoder.failures()) or "the track is empty"
                 raise MediaError(f"{self._path} has no frame that can be decoded: {reasons}.")
             duration = frames.end_tick() * base
             for window in windows:
@@ -184,6 +184,8 @@ class _OrderedFrames:
         self._track = track
         self._num_corrupt = 0
         self._jump: str | None = None
+        self._max_step_back = math.floor(_MAX_STEP_BACK_S / track.time_base)
+        self._max_gap = math.floor(_MAX_GAP_S / track.time_base)
         self._last_tick = 0
         self._last_duration = 0
 
@@ -213,7 +215,7 @@ class _OrderedFrames:
     def damage(self, duration_s: Fraction) -> str | None:
         """A sentence about what could not be read or decoded."""
         decoder = self.decoder
-        said = decoder.failures("picture")
+        said = decoder.failures()
         lost = decoder.num_packets - decoder.num_hidden - decoder.num_failed - self.num_frames
         if 0 < decoder.num_before_key <= lost:
             said.append(f"the first {decoder.num_before_key} packets come before any key frame and cannot be decoded")
@@ -232,12 +234,11 @@ class _OrderedFrames:
 
     def _timed(self, stated: int, frame: Any) -> tuple[int, Any] | None:
         """The frame with its tick from the first frame; `None` where times jump and the pass must end."""
-        base: Fraction = self._track.time_base
         if self.num_frames == 0:
             self.origin_tick = stated
         tick = stated - self.origin_tick
-        gap_s = (tick - self._last_tick) * base
-        if gap_s > _MAX_GAP_S or gap_s < -_MAX_STEP_BACK_S:
+        if not -self._max_step_back <= tick - self._last_tick <= self._max_gap:
+            base = self._track.time_base
             self._jump = (
                 f"the frame times jump from {float(self._last_tick * base):.3f} s to {float(tick * base):.3f} s, and "
                 "what follows was left out"
@@ -249,7 +250,7 @@ class _OrderedFrames:
         self.num_frames += 1
         self._num_corrupt += frame.is_corrupt
         self._last_tick = tick
-        self._last_duration = frame.duration if frame.duration and frame.duration * base <= _MAX_GAP_S else 0
+        self._last_duration = frame.duration if 0 < frame.duration <= self._max_gap else 0
         return tick, frame
 
     def _frame_ticks(self) -> int:

@@ -23,6 +23,8 @@ import av
 
 from vidloc.errors import MediaError
 
+_TRACK_WORDS = {"video": "picture", "audio": "sound"}
+
 Frame = TypeVar("Frame")
 
 
@@ -64,12 +66,13 @@ def probe(path: str | Path) -> MediaProbe:
         if video is None and audio is None:
             found = ", ".join(sorted({s.type for s in container.streams})) or "no tracks at all"
             raise MediaError(f"{path} holds neither picture nor sound (found: {found}). Remove it from the list.")
-        rate = None if audio is None else audio.codec_context.sample_rate or None
+        rate = None if audio is None else getattr(audio.codec_context, "sample_rate", None) or None
         length = _stated_seconds(container, video)
         if video is None:
             return MediaProbe(has_video=False, has_audio=True, duration_s=length, sample_rate_hz=rate)
         rotation = _first_rotation(container, video)
-        width, height = displayed_size(video.width, video.height, rotation or 0)
+        stored = (getattr(video.codec_context, "width", 0), getattr(video.codec_context, "height", 0))
+        width, height = displayed_size(*stored, rotation or 0)
         return MediaProbe(
             has_video=True,
             has_audio=audio is not None,
@@ -102,13 +105,13 @@ def open_media(path: str | Path) -> Iterator[Any]:
 
 
 def video_track(container: Any) -> Any | None:
-    """The first picture track that is no attached cover picture."""
+    """The first picture track that is no attached cover picture; it has no `codec_context` if no decoder knows it."""
     cover = av.stream.Disposition.attached_pic
     return next((s for s in container.streams.video if not s.disposition & cover), None)
 
 
 def audio_track(container: Any) -> Any | None:
-    """The first sound track."""
+    """The first sound track; it has no `codec_context` if no decoder knows it."""
     return next(iter(container.streams.audio), None)
 
 
@@ -140,9 +143,17 @@ class TrackDecoder(Generic[Frame]):
         num_before_key: packets ahead of the first key frame.
         first_failure: what the decoder said of the first failed packet.
         read_error: why reading ended early, `None` if it did not.
+
+    Raises:
+        MediaError: no decoder knows the track's format.
     """
 
     def __init__(self, container: Any, track: Any) -> None:
+        if track.codec_context is None:
+            raise MediaError(
+                f"{container.name.removeprefix('file:')} has a {_TRACK_WORDS[track.type]} track in a format that no "
+                "decoder here knows. Convert it, for example to H.264 and AAC."
+            )
         self._container = container
         self._track = track
         self._key_seen = False
@@ -161,12 +172,13 @@ class TrackDecoder(Generic[Frame]):
                 yield from self._decoded(packet)
         yield from self._decoded(None)
 
-    def failures(self, what: str) -> list[str]:
-        """Sentences about what could not be read or decoded; `what` names a packet of this track."""
+    def failures(self) -> list[str]:
+        """Sentences about what could not be read or decoded."""
         said = []
         if self.num_failed:
+            word = _TRACK_WORDS[self._track.type]
             said.append(
-                f"{self.num_failed} of {self.num_packets} {what} packets could not be decoded "
+                f"{self.num_failed} of {self.num_packets} {word} packets could not be decoded "
                 f"(first reason: {self.first_failure})"
             )
         if self.read_error:
@@ -178,6 +190,9 @@ class TrackDecoder(Generic[Frame]):
             return next(packets, None)
         except av.FFmpegError as error:
             self.read_error = one_line(error)
+            return None
+        except IndexError:
+            # Everything has been read: PyAV trips here over a track that first appeared midway.
             return None
 
     def _count(self, packet: Any) -> None:
@@ -214,6 +229,8 @@ def _stated_seconds(container: Any, track: Any | None) -> float | None:
 
 
 def _first_rotation(container: Any, track: Any) -> int | None:
+    if track.codec_context is None:
+        return None
     try:
         return int(next(container.decode(track)).rotation)
     except (av.FFmpegError, StopIteration):

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import av
 import numpy as np
 import torch
 from av.video.reformatter import VideoReformatter
@@ -26,7 +27,7 @@ from torch.nn import functional
 
 from vidloc.errors import MediaError
 from vidloc.extract.base import FrameSize
-from vidloc.extract.media import displayed_size
+from vidloc.extract.media import displayed_size, one_line
 
 Picture = NDArray[np.uint8]
 # A strip of 1 x 2000 pixels brought to a short side of 256 would take 0.4 GB per frame.
@@ -47,12 +48,23 @@ class PictureMaker:
         self.width_px, self.height_px = displayed_size(first.width, first.height, self.rotation_deg)
 
     def rgb(self, frame: Any) -> Picture:
-        """The frame as it is displayed, `(height, width, 3)`."""
+        """The frame as it is displayed, `(height, width, 3)`.
+
+        Raises:
+            MediaError: libswscale cannot convert frames of this kind.
+        """
         width, height = self._stored
-        # One thread: a frame is too small to gain from more, and starting them costs more than converting it.
-        converted = self._converter.reformat(frame, width=width, height=height, format="rgb24", threads=1)
-        picture = np.rot90(converted.to_ndarray(), round(self.rotation_deg / 90) % 4)
-        return np.ascontiguousarray(picture)
+        try:
+            # One thread: a frame is too small to gain from more, and starting them costs more than converting it.
+            converted = self._converter.reformat(frame, width=width, height=height, format="rgb24", threads=1)
+        except av.FFmpegError as error:
+            raise MediaError(
+                f"frames of pixel format {frame.format.name} and colour matrix {int(frame.colorspace)} cannot be "
+                f"converted to RGB ({one_line(error)}). Re-encode the video, for example to H.264 in yuv420p."
+            ) from error
+        turns = round(self.rotation_deg / 90) % 4
+        picture = converted.to_ndarray()
+        return np.ascontiguousarray(np.rot90(picture, turns) if turns else picture)
 
 
 class Shown:

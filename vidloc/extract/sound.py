@@ -103,7 +103,7 @@ class AudioPass:
                     wave.append(block)
                     yield from wave.full_rows(self._duration_s)
             if not waves:
-                reasons = "; ".join(blocks.decoder.failures("sound")) or "the track is empty"
+                reasons = "; ".join(blocks.decoder.failures()) or "the track is empty"
                 raise MediaError(f"{self._path} has a sound track, but nothing of it can be decoded: {reasons}.")
             report = self._reported(blocks)
             for wave in waves:
@@ -166,7 +166,7 @@ class _MonoBlocks:
 
     def damage(self) -> str | None:
         """A sentence about what could not be read or decoded."""
-        said = self.decoder.failures("sound")
+        said = self.decoder.failures()
         if self._break:
             said.append(self._break)
         return "; ".join(said) or None
