@@ -229,7 +229,9 @@ def test_nothing_shows_before_its_commit(writer, store_path):
 
 def test_origins_are_not_mixed(writer):
     other = CLIP.model_copy(update={"weights_sha256": "random:2", "options": {"weights": "random:2"}})
-    with pytest.raises(ProvenanceError, match=r"options: .*random:1.* here, .*random:2.* now; weights_sha256: random:1"):
+    with pytest.raises(
+        ProvenanceError, match=r"options: .*random:1.* here, .*random:2.* now; weights_sha256: random:1"
+    ):
         writer.add_stream(other)
 
 
@@ -385,5 +387,3 @@ def test_reading_imports_no_torch(filled):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "(5, 6) False False"
-
-

@@ -226,7 +226,9 @@ def test_a_full_disk_loses_nothing(small_disk, backend):
             writer.commit(f"v{number}")
             committed.append(f"v{number}")
 
-    with pytest.raises(StoreError, match=r"no space is left on its disk .* What was committed is safe; free some space"):
+    with pytest.raises(
+        StoreError, match=r"no space is left on its disk .* What was committed is safe; free some space"
+    ):
         until_full()
     assert len(committed) > 5
     before = writer.digest()
@@ -346,5 +348,3 @@ def test_a_writer_whose_lock_was_removed_stops(store_path):
         with pytest.raises(StoreError, match="was removed"):
             writer.close()
     assert open_store(store_path).items() == ["a"]
-
-
