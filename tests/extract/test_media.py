@@ -221,12 +221,15 @@ def test_a_playlist_is_not_followed(shared: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "tag", "word"), [("one_frame.mp4", b"avc1", "picture"), ("matroska_named.mp4", b"A_AAC", "sound")]
+    ("name", "tag", "unknown", "word"),
+    [("one_frame.mp4", b"avc1", b"zzzz", "picture"), ("matroska_named.mp4", b"A_AAC", b"A_ZZZ", "sound")],
 )
-def test_a_track_that_no_decoder_knows_is_named(name: str, tag: bytes, word: str, shared: Path, tmp_path: Path) -> None:
+def test_a_track_that_no_decoder_knows_is_named(
+    name: str, tag: bytes, unknown: bytes, word: str, shared: Path, tmp_path: Path
+) -> None:
     path = tmp_path / name
     # The last mention is the one in the track's description; the others only name the brand of the file.
-    path.write_bytes(b"zzzzz"[: len(tag)].join((shared / "data/videos_bad" / name).read_bytes().rsplit(tag, 1)))
+    path.write_bytes(unknown.join((shared / "data/videos_bad" / name).read_bytes().rsplit(tag, 1)))
     found = probe(path)
     assert (found.has_video, found.has_audio) == (True, word == "sound")
     with pytest.raises(MediaError, match=f"{name} has a {word} track in a format that no decoder here knows"):
