@@ -17,6 +17,8 @@ from click.testing import CliRunner
 from made_videos import write_folder
 
 from vidloc.cli import vidloc
+from vidloc.core.registry import load
+from vidloc.datasets.epic_kitchens import EpicOptions
 from vidloc.errors import WeightsError
 from vidloc.stores.base import open_store
 
@@ -215,6 +217,43 @@ class TestCommand:
         text = invoke("--help").stdout
         assert "vidloc extract --dataset epic --root EPIC/" in text
         assert "Exit codes: 0 all done" in " ".join(text.split())
+
+
+def test_epic_layout_narrations_and_missing_videos(shared, tmp_path):
+    """The command of the README, with small encoders, over two kitchens' videos of the official layout."""
+    root = tmp_path / "EPIC"
+    (root / "videos" / "train" / "P01").mkdir(parents=True)
+    write_folder(tmp_path / "made", 1)
+    (tmp_path / "made" / "v00.mp4").rename(root / "videos" / "train" / "P01" / "P01_01.MP4")
+    result = invoke(
+        "--dataset", "epic", "--root", root, "--annotations", shared / "data" / "epic55",
+        "--store", tmp_path / "s.zarr",
+        "--encoder", COLOUR, "--encoder", "text:weights=random:0", "--items", "P01_0[12]", "--json",
+    )  # fmt: skip
+    report = json.loads(result.stdout)
+    assert (result.exit_code, report["missing"]) == (0, ["P01_02"])
+    assert "Missing: 1 videos that the annotations name: P01_02." in result.stderr
+    assert "WEIGHTS ARE RANDOM (random:0)" in result.stderr
+    with open_store(tmp_path / "s.zarr") as store:
+        rows = store.read("text", "P01_01")
+        spans = store.timeline("text", "P01_01").spans(len(rows))
+        assert store.streams()["text"].sampling == {"align": "annotations"}
+    narrations = load("datasets", "epic").target(EpicOptions(), name="epic").read(shared / "data" / "epic55").narrations
+    said = narrations["P01_01"]
+    assert rows.strings("text") == [narration.text for narration in said]
+    assert rows.strings("key") == [narration.id for narration in said]
+    assert np.allclose(spans, [tuple(narration.span) for narration in said])
+
+
+def test_a_run_outside_a_terminal_says_now_and_then_how_far_it_is(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("vidloc.pipelines.extraction.progress._FIRST_LINE_S", 0.0)
+    monkeypatch.setattr("vidloc.pipelines.extraction.progress._LINE_EVERY_S", 0.0)
+    result = invoke(
+        "--dataset", "folder", "--root", folder, "--store", tmp_path / "s.zarr", "--encoder", f"{COLOUR}:delay_s=0.2"
+    )
+    lines = [line for line in result.stderr.splitlines() if "of 4 videos" in line]
+    assert lines[-1].startswith("4 of 4 videos")
+    assert any("clips/s, about" in line and "left" in line for line in lines)
 
 
 def test_sigterm_commits_the_item_at_hand_and_exits_143(tmp_path):
