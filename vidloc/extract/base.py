@@ -201,19 +201,17 @@ def arithmetic(device: torch.device, precision: Precision) -> Iterator[None]:
     `float32` is that on GPUs too, where PyTorch would otherwise multiply convolutions in TF32 and the same clip would
     give other rows than on a CPU (by about 1e-3).
     """
-    # TF32 switches exist for CUDA alone, and are read when a kernel is launched.
-    tf32 = precision == "tf32"
-    matmul = torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = tf32
+    # The switches are read when a kernel is launched, so that they hold for what runs inside and nothing else.
+    switches: tuple[Any, ...] = (torch.backends.cudnn, torch.backends.cuda.matmul)
+    before = [switch.allow_tf32 for switch in switches]
+    for switch in switches:
+        switch.allow_tf32 = precision == "tf32"
     try:
-        with (
-            torch.inference_mode(),
-            torch.backends.cudnn.flags(enabled=True, allow_tf32=tf32),
-            _autocast(device, precision),
-        ):
+        with torch.inference_mode(), _autocast(device, precision):
             yield
     finally:
-        torch.backends.cuda.matmul.allow_tf32 = matmul
+        for switch, allowed in zip(switches, before, strict=True):
+            switch.allow_tf32 = allowed
 
 
 def _autocast(device: torch.device, precision: Precision) -> torch.autocast:

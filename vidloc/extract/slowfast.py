@@ -11,6 +11,7 @@ EPIC-KITCHENS-100 checkpoint, are left aside (specs/encoders.md section 5.2). Th
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import torch
 
@@ -45,10 +46,11 @@ class SlowFast(ClipEncoder):
     def pooled(self, clips: torch.Tensor) -> torch.Tensor:
         """Both pathways, each pooled over all frames and 7 x 7 positions, joined."""
         # The network overwrites the list it is given, and its last block before the head joins it to one tensor.
-        maps = [clips[:, :, list(SLOW_INDICES)], clips]
+        maps: Any = [clips[:, :, list(SLOW_INDICES)], clips]
         for block in blocks_of(self.network)[:-1]:
             maps = block(maps)
-        return torch.as_tensor(maps)
+        joined: torch.Tensor = maps
+        return joined
 
     @staticmethod
     def renamed(name: str) -> str:

@@ -19,7 +19,9 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from pydantic import Field
+from safetensors import SafetensorError
 from sentence_transformers import SentenceTransformer
+from transformers import AutoModel
 from transformers.utils import logging as transformers_logging
 
 from vidloc.core.records import Source
@@ -78,7 +80,7 @@ class Text(Encoder):
             _untrain(self.network, checkpoint.seed or 0)
             self.weights_name, self.weights_sha256 = checkpoint.name, checkpoint.sha256
         else:
-            files = _weight_files(self._folder)
+            files = weights_of(self._folder)
             self.weights_name = f"{_folder_name(options.model)}/{files[0].name}"
             self.weights_sha256 = _joint_sha256(files)
         self.network.eval().requires_grad_(requires_grad=False)
@@ -94,7 +96,7 @@ class Text(Encoder):
             )
         if options.weights:
             weights.check_available(name, options.weights)
-        _weight_files(_model_folder(options.model if isinstance(options, TextOptions) else ""))
+        weights_of(_model_folder(options.model if isinstance(options, TextOptions) else ""))
 
     @property
     def input(self) -> TextInput:
@@ -151,13 +153,28 @@ class Text(Encoder):
             return np.ascontiguousarray(vectors.float().cpu().numpy())
 
 
+def weights_of(folder: Path) -> list[Path]:
+    """All files of weights in a model's folder: of its transformer (perhaps in shards) and of its other layers.
+
+    Raises:
+        WeightsError: there are none.
+    """
+    found: list[Path] = []
+    for place in (folder, *sorted(path for path in folder.iterdir() if path.is_dir())):
+        kinds = (sorted(place.glob(pattern)) for pattern in _WEIGHT_PATTERNS)
+        found += next((files for files in kinds if files), [])
+    if not found:
+        raise WeightsError(f"{folder} holds no weights (looked for {' and '.join(_WEIGHT_PATTERNS)}).")
+    return found
+
+
 def _model_folder(model: str) -> Path:
     if model:
         folder = Path(model).expanduser()
-        if not (folder / "config.json").is_file():
+        if not ((folder / "config.json").is_file() or (folder / "modules.json").is_file()):
             raise WeightsError(
-                f"{str(folder)!r} is not the folder of a transformers model (it has no config.json). Names of a model "
-                "hub are not looked up; download the model's folder and give its path."
+                f"{str(folder)!r} is not the folder of a transformers model (there is no config.json or modules.json). "
+                "Names of a model hub are not looked up; download the model's folder and give its path."
             )
         return folder
     try:
@@ -173,18 +190,22 @@ def _folder_name(model: str) -> str:
     return Path(model).expanduser().resolve().name if model else f"{_PROJECT}-{metadata.version(_PROJECT)}"
 
 
-def _weight_files(folder: Path) -> list[Path]:
-    for pattern in _WEIGHT_PATTERNS:
-        if files := sorted(folder.glob(pattern)):
-            return files
-    raise WeightsError(f"{folder} holds no weights (looked for {' and '.join(_WEIGHT_PATTERNS)}).")
-
-
 def _loaded(folder: Path, device: torch.device) -> SentenceTransformer:
     try:
+        _refuse_gaps(weights_of(folder)[0].parent)
         return SentenceTransformer(str(folder), device=str(device), local_files_only=True)
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        if isinstance(error, WeightsError):
+            raise
         raise WeightsError(f"{folder} does not load as a text model: {error}") from error
+
+
+def _refuse_gaps(folder: Path) -> None:
+    # transformers fills what a file lacks with random numbers and only logs it. The pooler is never used here.
+    _, report = AutoModel.from_pretrained(str(folder), local_files_only=True, output_loading_info=True)
+    missing = sorted(name for name in report["missing_keys"] if not name.startswith("pooler."))
+    if missing:
+        raise WeightsError(f"{folder} lacks {', '.join(missing[:6])}: the file is cut short or of another model.")
 
 
 def _untrain(network: SentenceTransformer, seed: int) -> None:
