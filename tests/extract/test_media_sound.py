@@ -235,3 +235,19 @@ def test_a_track_of_which_nothing_decodes_is_refused(shared: Path, monkeypatch: 
     monkeypatch.setattr(sound_module.TrackDecoder, "_decoded", failing)
     with pytest.raises(MediaError, match=r"nothing of it can be decoded: \d+ of \d+ sound packets .*Invalid data"):
         heard(shared / "data/videos_bad/audio_only.m4a")
+
+
+def test_frames_left_in_the_decoder_keep_their_times(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = sound_module.TrackDecoder.__iter__
+
+    def patched(self: Any) -> Iterator[Any]:
+        for frame in plain(self):
+            bare = av.AudioFrame.from_ndarray(frame.to_ndarray(), format="s16", layout="mono")
+            bare.sample_rate, bare.pts = frame.sample_rate, frame.pts
+            assert bare.time_base is None
+            yield bare
+
+    path = written(tmp_path / "a.mkv", [(0, ramp(2000)), (500, ramp(4000, 4001))])
+    monkeypatch.setattr(sound_module.TrackDecoder, "__iter__", patched)
+    row, _ = first_row(path)
+    np.testing.assert_array_equal(row, [*ramp(2000), *[0] * 2000, *ramp(4000, 4001)])

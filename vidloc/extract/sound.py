@@ -149,6 +149,8 @@ class _MonoBlocks:
         self.start_s = Fraction(0)
         self.rate_hz = 0
         self.num_samples = 0
+        # Of the track, not of its frames: those that come out when a decoder is emptied have none.
+        self._base: Fraction = track.time_base
         self._break: str | None = None
 
     def __iter__(self) -> Iterator[Wave]:
@@ -157,7 +159,7 @@ class _MonoBlocks:
                 continue
             if not self.rate_hz:
                 self.rate_hz = frame.sample_rate
-                self.start_s = Fraction(0) if frame.pts is None else frame.pts * frame.time_base
+                self.start_s = Fraction(0) if frame.pts is None else frame.pts * self._base
             block = self._placed(frame)
             if block is None:
                 return
@@ -174,7 +176,7 @@ class _MonoBlocks:
     def _placed(self, frame: Any) -> Wave | None:
         """The frame's samples, after silence for a hole before them; `None` where the pass must end."""
         reached_s = self.start_s + Fraction(self.num_samples, self.rate_hz)
-        slip_s = Fraction(0) if frame.pts is None else frame.pts * frame.time_base - reached_s
+        slip_s = Fraction(0) if frame.pts is None else frame.pts * self._base - reached_s
         if frame.sample_rate != self.rate_hz:
             self._break = f"the sample rate changes from {self.rate_hz} to {frame.sample_rate} Hz"
         elif slip_s > _MAX_HOLE_S:
