@@ -6,6 +6,11 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# How long one example takes says nothing on a machine that does other things besides.
+settings.register_profile("vidloc", deadline=None)
+settings.load_profile("vidloc")
 
 REPOSITORY = Path(__file__).parent.parent
 
