@@ -1,8 +1,8 @@
 """MobileNet v1 0.25 at 224 pixels (Howard et al. 2017), 256 numbers per frame: a one-file encoder with real weights.
 
 The whole frame is resized to 224 x 224 (bilinear with antialiasing, as PIL does it) and scaled to -1..1. Batch norms
-are folded into the convolutions. Padding is TensorFlow's "SAME": with stride 2 on an even size nothing in front and one row
-and column behind.
+are folded into the convolutions. Padding is TensorFlow's "SAME": with stride 2 on an even size nothing in front and one
+row and column behind.
 """
 
 from __future__ import annotations

@@ -151,7 +151,7 @@ class Bank:
         """
         random = None if seed is None else np.random.default_rng(list(seed))
         for piece in self._pieces(random):
-            order = np.arange(len(piece.samples)) if random is None else random.permutation(len(piece.samples))
+            order = np.argsort(piece.samples) if random is None else random.permutation(len(piece.samples))
             for start in range(0, len(order), size):
                 yield self._batch(piece, order[start : start + size])
 

@@ -1,0 +1,80 @@
+"""The two-branch baseline: consensus of logits, groups of parameters, initial weights."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from vidloc.core.timeline import Span
+from vidloc.errors import OptionError
+from vidloc.heads.base import UNLABELLED, Batch, RowBatch, Sample
+from vidloc.heads.two_branch import TwoBranch, TwoBranchOptions
+
+LABELS = {"verb": ("a", "b"), "noun": ("p", "q")}
+
+
+def identity_head() -> TwoBranch:
+    head = TwoBranch(TwoBranchOptions(), {"verb": 2, "noun": 2}, LABELS).eval()
+    with torch.no_grad():
+        for layer in head.classifiers.values():
+            layer.weight.copy_(torch.eye(2))
+    return head
+
+
+def made_batch(rows, labels=(0, 1)) -> Batch:
+    features = torch.tensor([rows], dtype=torch.float32)
+    count = features.shape[1]
+    part = RowBatch(features, torch.ones(1, count, dtype=torch.bool), torch.zeros(1, count, 2, dtype=torch.float64))
+    targets = {task: torch.tensor([label]) for task, label in zip(("verb", "noun"), labels, strict=True)}
+    return Batch((Sample("v", Span(0, 1)),), {"verb": part, "noun": part}, {}, targets)
+
+
+@pytest.mark.parametrize(
+    ("rows", "consensus", "winner"),
+    [([(4, 0), (0, 1), (0, 1)], (4 / 3, 2 / 3), 0), ([(4, 0), (0, 2), (0, 3)], (4 / 3, 5 / 3), 1)],
+)
+def test_consensus_is_the_mean_of_logits_not_of_probabilities(rows, consensus, winner):
+    logits = identity_head().logits(made_batch(rows))["verb"][0]
+    torch.testing.assert_close(logits, torch.tensor(consensus))
+    assert int(logits.argmax()) == winner
+
+
+def test_padding_does_not_enter_the_consensus():
+    head, batch = identity_head(), made_batch([(4, 0), (0, 2)])
+    rows = batch.rows["verb"]
+    padded = RowBatch(
+        torch.cat([rows.features, torch.full((1, 3, 2), 7.0)], dim=1),
+        torch.tensor([[True, True, False, False, False]]),
+        torch.zeros(1, 5, 2, dtype=torch.float64),
+    )
+    longer = Batch(batch.samples, {"verb": padded, "noun": padded}, {}, batch.labels)
+    torch.testing.assert_close(head.logits(longer)["verb"], head.logits(batch)["verb"])
+
+
+def test_loss_is_the_mean_of_both_and_leaves_withheld_labels_out():
+    head = identity_head()
+    losses = head.loss(made_batch([(4, 0)]))
+    torch.testing.assert_close(losses["total"], (losses["verb"] + losses["noun"]) / 2)
+    half = head.loss(made_batch([(4, 0)], labels=(0, UNLABELLED)))
+    assert half["noun"] == 0
+    torch.testing.assert_close(half["verb"], losses["verb"])
+
+
+def test_biases_learn_at_twice_the_rate_and_do_not_decay():
+    weights, biases = TwoBranch(TwoBranchOptions(lr=0.3), {"verb": 2, "noun": 2}, LABELS).parameter_groups()
+    assert "lr" not in weights
+    assert biases["lr"] == 0.6
+    assert biases["weight_decay"] == 0
+    assert {p.ndim for p in weights["params"]} == {2}
+    assert {p.ndim for p in biases["params"]} == {1}
+
+
+def test_initial_weights_are_small():
+    head = TwoBranch(TwoBranchOptions(), {"verb": 400, "noun": 400}, {"verb": "ab" * 50, "noun": "cd" * 50})
+    assert float(head.classifiers["verb"].weight.detach().std()) == pytest.approx(0.001, rel=0.05)
+    assert (head.classifiers["noun"].bias == 0).all()
+
+
+def test_annotations_without_verbs_are_refused():
+    with pytest.raises(OptionError, match=r"two_branch needs classes for verb and noun, but .* none for verb"):
+        TwoBranch(TwoBranchOptions(), {"verb": 1, "noun": 1}, {"noun": ("a",)})
