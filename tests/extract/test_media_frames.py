@@ -26,6 +26,7 @@ from vidloc.extract.pictures import sized
 
 HALF = Fraction(1, 2)
 SIZES = [FrameSize(), FrameSize(64), FrameSize(64, 48), FrameSize(64, 48, antialias=True), FrameSize(None, 101)]
+STRETCHED = FrameSize(crop_px=28, stretch_px=(32, 43))
 
 
 @dataclass
@@ -51,6 +52,8 @@ def decode_all(path: Path) -> Whole:
 
 def plainly_sized(picture: np.ndarray, size: FrameSize) -> np.ndarray:
     image = torch.from_numpy(picture.copy()).permute(2, 0, 1)
+    if size.stretch_px is not None:
+        image = vision.resize(image, list(size.stretch_px), antialias=size.antialias)
     if size.short_side_px is not None:
         image = vision.resize(image, [size.short_side_px], antialias=size.antialias)
     if size.crop_px is not None:
@@ -187,7 +190,7 @@ def test_a_video_without_wants_is_only_measured(shared: Path) -> None:
 @pytest.mark.parametrize("shape", [(64, 96), (96, 64), (45, 45), (7, 300), (33, 64), (65, 64), (1, 1)])
 @pytest.mark.parametrize(
     "size",
-    [*SIZES, FrameSize(33, 32), FrameSize(32, 33), FrameSize(64, 63), FrameSize(45, 64, antialias=True)],
+    [*SIZES, FrameSize(33, 32), FrameSize(32, 33), FrameSize(64, 63), FrameSize(45, 64, antialias=True), STRETCHED],
     ids=str,
 )
 def test_resize_and_crop_equal_torchvision(shape: tuple[int, int], size: FrameSize) -> None:

@@ -33,11 +33,17 @@ class FrameSize:
         short_side_px: length the shorter side is resized to (the longer follows, truncated); `None` keeps the size.
         crop_px: side of the square cut from the centre; `None` keeps the whole frame.
         antialias: Pillow-like filtering when shrinking; off for torchvision and pytorchvideo networks.
+        stretch_px: height and width that a frame of any aspect is resized to; in place of `short_side_px`.
     """
 
     short_side_px: int | None = None
     crop_px: int | None = None
     antialias: bool = False
+    stretch_px: tuple[int, int] | None = None
+
+    def __post_init__(self) -> None:
+        if self.short_side_px is not None and self.stretch_px is not None:
+            raise ValueError("a frame is resized by its shorter side or stretched to a size, not both")
 
 
 @dataclass(frozen=True)

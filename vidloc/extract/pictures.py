@@ -8,7 +8,7 @@ Pixel rules, the same for every encoder:
 * Pixels are taken as stored: a sample aspect ratio other than 1 is not applied, interlaced frames are not
   de-interlaced. Published features were made that way.
 * Resize: torch's bilinear filter on uint8 with rounding, as torchvision resizes such images; the longer side is
-  truncated to an integer.
+  truncated to an integer, unless both sides are given (some networks learned from stretched frames).
 * Centre crop: the offset is rounded (half to even) and a picture smaller than the crop is padded with black, both
   as in torchvision.
 * A frame whose size differs from the first one's (a stream may change midway) is first scaled to the first one's.
@@ -98,20 +98,23 @@ def sized(picture: Picture, size: FrameSize) -> Picture:
     Raises:
         MediaError: the resized picture would be unreasonably large.
     """
-    if size.short_side_px is not None:
-        picture = _resized(picture, size.short_side_px, antialias=size.antialias)
+    if size.stretch_px is not None:
+        picture = _resized(picture, size.stretch_px, antialias=size.antialias)
+    elif size.short_side_px is not None:
+        height, width = picture.shape[:2]
+        short = min(height, width)
+        target = (height * size.short_side_px // short, width * size.short_side_px // short)
+        picture = _resized(picture, target, antialias=size.antialias)
     return picture if size.crop_px is None else _cropped(picture, size.crop_px)
 
 
-def _resized(picture: Picture, short_px: int, *, antialias: bool) -> Picture:
+def _resized(picture: Picture, target: tuple[int, int], *, antialias: bool) -> Picture:
     height, width = picture.shape[:2]
-    short = min(height, width)
-    target = (height * short_px // short, width * short_px // short)
     if target == (height, width):
         return picture
     if target[0] * target[1] > _MAX_PIXELS:
         raise MediaError(
-            f"a picture of {width}x{height} with its short side at {short_px} would have {target[1]}x{target[0]} "
+            f"a picture of {width}x{height} with its short side at {min(target)} would have {target[1]}x{target[0]} "
             "pixels. Crop the video, or leave it out."
         )
     # The batch axis comes before the permutation: only then do the strides say "channels last", for which torch has a
