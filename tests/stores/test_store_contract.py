@@ -93,9 +93,9 @@ def test_ranges_are_clipped_and_fill_out(filled):
 def test_what_is_not_there_is_named(filled):
     with pytest.raises(StreamNotFoundError, match=r"no stream 'clpi'. Did you mean clip\?"):
         filled.read("clpi", "a one")
-    with pytest.raises(StreamNotFoundError, match="no item 'a two' in stream 'clip'. Did you mean a one"):
+    with pytest.raises(StreamNotFoundError, match=r"no item 'a two' in stream 'clip'\. Did you mean a one"):
         filled.read_field("clip", "a two")
-    with pytest.raises(StreamNotFoundError, match="no field 'feature'. Did you mean features"):
+    with pytest.raises(StreamNotFoundError, match=r"no field 'feature'\. Did you mean features"):
         filled.read_field("clip", "a one", "feature")
     with pytest.raises(StreamNotFoundError, match=r"'broken' .* has no rows: failed \(no picture in it\)"):
         filled.timeline("clip", "broken")

@@ -332,7 +332,7 @@ def test_an_unreadable_lock_is_respected(tmp_path):
     path = tmp_path / "feats.zarr"
     create_store(path).close()
     (path / "lock").write_text("{")
-    with pytest.raises(StoreError, match="another writer .*not readable"):
+    with pytest.raises(StoreError, match=r"another writer .*not readable"):
         append_to_store(path)
 
 
@@ -343,7 +343,7 @@ def test_a_writer_whose_lock_was_removed_stops(store_path):
         writer.commit("a")
         assert remove_lock(_lock_folder(store_path))
         writer.write("clip", "b", clip_rows(2), GRID)
-        with pytest.raises(StoreError, match="lock of store .* was removed while this process was writing"):
+        with pytest.raises(StoreError, match=r"lock of store .* was removed while this process was writing"):
             writer.commit("b")
         with pytest.raises(StoreError, match="was removed"):
             writer.close()

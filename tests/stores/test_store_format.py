@@ -117,6 +117,7 @@ def test_chunks_hold_a_power_of_two_of_rows_nearest_to_64_mib(size, rows):
 def test_rows_across_chunks(store_path, monkeypatch):
     monkeypatch.setitem(chunk_rows.__kwdefaults__, "target", 64)
     monkeypatch.setattr("vidloc.stores.hdf5_file._CHUNK_BYTES", 64)
+    monkeypatch.setattr("vidloc.stores.mapped._MAX_OPEN", 2)
     with create_store(store_path) as writer:
         for spec in SPECS:
             writer.add_stream(spec)
@@ -366,7 +367,7 @@ def test_row_ends_are_not_trusted(finished):
     if finished.is_file():
         group.close()
     store = open_store(finished)
-    with pytest.raises(StoreError, match="'objects'.*'regions' are not ascending"):
+    with pytest.raises(StoreError, match=r"'objects'.*'regions' are not ascending"):
         store.read("objects", "v0")
     with pytest.raises(StoreError, match="stream 'objects', array 'boxes'"):
         store.read_field("objects", "v0", "boxes", slice(0, 3))

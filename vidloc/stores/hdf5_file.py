@@ -45,7 +45,6 @@ from vidloc.stores.tables import WITH_ROWS, Entry, ItemTable, StreamTable
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _CHUNK_BYTES = 1024**2
-_BLOCK_BYTES = 64 * 1024**2
 _LIBRARY = ("v110", "v110")  # attributes beyond 64 KiB (vocabularies) need 1.8 or later; 1.10 is read everywhere
 
 _Sources = dict[str, tuple[ArrayLayout, Iterable[NDArray[Any]]]]
@@ -138,10 +137,7 @@ class _Selection:
             return
         sources = self._sources if field is None or field.axis is None else self._entries(field.axis)
         for part, start, stop in sources:
-            source = part.arrays[array]
-            step = max(_BLOCK_BYTES // source.entry_bytes, 1)
-            for at in range(start, stop, step):
-                yield source.view(at, min(at + step, stop))
+            yield from part.arrays[array].pieces(start, stop)
 
     def _add_source(self, part: Part, start: int, stop: int) -> None:
         if self._sources and self._sources[-1][0] is part and self._sources[-1][2] == start:

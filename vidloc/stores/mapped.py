@@ -10,6 +10,7 @@ from __future__ import annotations
 import mmap
 import os
 import weakref
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -65,9 +66,14 @@ class MappedFile:
 
 
 class FilePool:
-    """The files of one store that are open, by path."""
+    """The files of one store that are open, by path.
 
-    def __init__(self) -> None:
+    Args:
+        on_full: called when too many are open, to let go of views that keep them so.
+    """
+
+    def __init__(self, *, on_full: Callable[[], None]) -> None:
+        self._on_full = on_full
         self._files: dict[Path, MappedFile] = {}
 
     def get(self, path: Path, min_size: int) -> MappedFile:
@@ -79,7 +85,8 @@ class FilePool:
         file = self._files.get(path)
         if file is None or file.size < min_size:
             if len(self._files) >= _MAX_OPEN:
-                self._files.clear()
+                self.clear()
+                self._on_full()
             file = self._files[path] = MappedFile(path)
         return file
 

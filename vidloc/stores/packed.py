@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from abc import ABC, abstractmethod
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,15 +61,12 @@ class PackedArray(ABC):
         out.flags.writeable = False
         return out
 
-    def is_together(self, start: int, stop: int) -> bool:
-        """Whether a range is one stretch of bytes, so that a view of it stays valid and costs nothing."""
-        return stop > start and self.locate(start, stop)[2] == stop
-
-    def prefetch(self, start: int, stop: int) -> None:
-        """Ask for a range to be read ahead."""
-        if stop > start:
+    def pieces(self, start: int, stop: int) -> Iterator[NDArray[Any]]:
+        """Entries as views of what lies together, one after another."""
+        while start < stop:
             file, offset, end = self.locate(start, stop)
-            file.prefetch(offset, (end - start) * self.entry_bytes)
+            yield file.view(offset, self.dtype, (end - start, *self.entry_shape))
+            start = end
 
     def read_into(self, start: int, stop: int, out: NDArray[Any]) -> None:
         """Fill a C-contiguous array of this dtype with a range of entries."""

@@ -22,7 +22,7 @@ from vidloc.core.timeline import Spans, Timeline
 from vidloc.errors import OptionError, StoreError, StreamNotFoundError, did_you_mean
 from vidloc.stores.base import ItemEntry, StreamSpec
 from vidloc.stores.digest import digest_of_rows, digest_of_store
-from vidloc.stores.mapped import FilePool
+from vidloc.stores.mapped import FilePool, MappedFile
 from vidloc.stores.packed import PackedArray
 from vidloc.stores.tables import WITH_ROWS, Entry, ItemTable, StreamTable
 
@@ -66,12 +66,17 @@ class Contents:
     streams: dict[str, StreamState] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Place:
+    """Where an item's rows of a dense field lie; `file`, `offset` and `view` only where they lie together."""
+
     array: PackedArray
     start: int
     stop: int
-    view: NDArray[Any] | None
+    file: MappedFile | None = None
+    offset: int = 0
+    view: NDArray[Any] | None = None
+    is_fresh: bool = True
 
 
 class StoreReader(ABC):
@@ -86,8 +91,8 @@ class StoreReader(ABC):
     def __init__(self, path: str | Path) -> None:
         self._path = Path(path)
         self._contents: Contents | None = None
-        self._pool = FilePool()
         self._places: dict[tuple[str, str, str], _Place] = {}
+        self._pool = FilePool(on_full=self._places.clear)
 
     def __reduce__(self) -> tuple[Callable[[str], StoreReader], tuple[str]]:
         return self.reader_class(), (str(self._path),)
@@ -187,26 +192,24 @@ class StoreReader(ABC):
         if place is None:
             place = self._place(stream, item_id, field)
         if place is None:
-            array, start, stop = self._ragged_range(stream, item_id, field, rows)
-        elif rows is None:
-            if out is None and place.view is not None:
-                return place.view
-            array, start, stop = place.array, place.start, place.stop
-        else:
-            if rows.step not in (None, 1):
-                raise StoreError(f"rows are read in contiguous ranges, got a step of {rows.step}.")
+            return self._read_ragged(stream, item_id, field, rows, out)
+        if rows is None:
+            first, last = 0, place.stop - place.start
+        elif rows.step in (None, 1):
             if out is None and place.view is not None:
                 return place.view[rows]
             first, last = _bounds(rows, place.stop - place.start)
-            array, start, stop = place.array, place.start + first, place.start + last
+        else:
+            raise StoreError(f"rows are read in contiguous ranges, got a step of {rows.step}.")
         if out is None:
-            return array.view(start, stop)
-        if out.dtype != array.dtype or out.shape != (stop - start, *array.entry_shape) or not out.flags.c_contiguous:
-            raise StoreError(
-                f"{self._where(stream, item_id)}: out is {out.dtype} {out.shape}, expected a contiguous array of "
-                f"{array.dtype} {(stop - start, *array.entry_shape)}."
+            return (
+                self._whole_view(place) if rows is None else place.array.view(place.start + first, place.start + last)
             )
-        array.read_into(start, stop, out)
+        _check_out(out, last - first, place.array)
+        if place.file is None:
+            place.array.read_into(place.start + first, place.start + last, out)
+        else:
+            place.file.read_into(out, place.offset + first * place.array.entry_bytes)
         return out
 
     def digest(self) -> str:
@@ -251,23 +254,37 @@ class StoreReader(ABC):
         if state.spec.fields[field].axis is not None:
             return None
         part, entry = self._find(state, item_id)
-        array, start, stop = part.arrays[field], entry.first_row, entry.first_row + entry.num_rows
-        view = None
-        if array.is_together(start, stop):
-            view = array.view(start, stop)
-            array.prefetch(start, stop)
+        place = _Place(part.arrays[field], entry.first_row, entry.first_row + entry.num_rows)
+        if entry.num_rows:
+            file, offset, end = place.array.locate(place.start, place.stop)
+            if end == place.stop:
+                place.file, place.offset, place.view = file, offset, place.array.view(place.start, place.stop)
         if len(self._places) >= _MAX_REMEMBERED:
             self._places.clear()
-        place = self._places[stream, item_id, field] = _Place(array, start, stop, view)
+        self._places[stream, item_id, field] = place
         return place
 
-    def _ragged_range(self, stream: str, item_id: str, field: str, rows: slice | None) -> tuple[PackedArray, int, int]:
+    def _whole_view(self, place: _Place) -> NDArray[Any]:
+        if place.view is None or place.file is None:
+            return place.array.view(place.start, place.stop)
+        if place.is_fresh:
+            place.file.prefetch(place.offset, place.view.nbytes)
+            place.is_fresh = False
+        return place.view
+
+    def _read_ragged(
+        self, stream: str, item_id: str, field: str, rows: slice | None, out: NDArray[Any] | None
+    ) -> NDArray[Any]:
         state = self._state(stream)
-        axis = state.spec.fields[field].axis
         part, entry = self._find(state, item_id)
         start, stop = _bounds(rows, entry.num_rows)
-        ends = _ends(part, str(axis), entry, start, stop, where=self._where(stream, item_id))
-        return part.arrays[field], int(ends[0]), int(ends[-1])
+        ends = _ends(part, str(state.spec.fields[field].axis), entry, start, stop, where=self._where(stream, item_id))
+        array, first, last = part.arrays[field], int(ends[0]), int(ends[-1])
+        if out is None:
+            return array.view(first, last)
+        _check_out(out, last - first, array)
+        array.read_into(first, last, out)
+        return out
 
     def _state(self, stream: str) -> StreamState:
         state = self.contents.streams.get(stream)
@@ -308,6 +325,15 @@ def _bounds(rows: slice | None, num_rows: int) -> tuple[int, int]:
     if step != 1:
         raise StoreError(f"rows are read in contiguous ranges, got a step of {step}.")
     return start, max(start, stop)
+
+
+def _check_out(out: NDArray[Any], count: int, array: PackedArray) -> None:
+    expected = (count, *array.entry_shape)
+    if out.dtype != array.dtype or out.shape != expected or not out.flags.c_contiguous or not out.flags.writeable:
+        raise StoreError(
+            f"{array.where}: out is {out.dtype} {out.shape}, expected a contiguous writeable array of {array.dtype} "
+            f"{expected}."
+        )
 
 
 def _ends(part: Part, axis: str, entry: Entry, start: int, stop: int, *, where: str) -> NDArray[np.int64]:

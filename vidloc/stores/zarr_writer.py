@@ -25,12 +25,12 @@ from numpy.typing import NDArray
 from vidloc.core.records import ItemInfo, Status
 from vidloc.core.rows import Rows
 from vidloc.core.timeline import Spans, TimeGrid, Timeline
-from vidloc.errors import ProvenanceError, StoreError
+from vidloc.errors import StoreError
 from vidloc.stores.base import Extent, StreamSpec
 from vidloc.stores.catalog import Catalog, apply_commit, arrays_of_items, arrays_of_stream, load_contents
 from vidloc.stores.digest import little_endian
 from vidloc.stores.durable import disk_errors, make_folder, replace_file
-from vidloc.stores.fitting import check_times, fitted
+from vidloc.stores.fitting import check_same_origin, check_times, fitted
 from vidloc.stores.format import (
     METADATA_NAME,
     SPEC_ATTRIBUTE,
@@ -366,21 +366,6 @@ class ZarrWriter(StoreReader):
 
     def _entry_counts(self) -> dict[str, int]:
         return {name: len(state.parts[-1].table) for name, state in self.contents.streams.items()}
-
-
-def check_same_origin(stored: StreamSpec, offered: StreamSpec, *, store: Path) -> None:
-    """Make sure that rows of one stream have one origin.
-
-    Raises:
-        ProvenanceError: they would not; each difference is named.
-    """
-    old, new = stored.origin(), offered.origin()
-    differing = [f"{key}: {str(old[key])[:200]} here, {str(new[key])[:200]} now" for key in old if old[key] != new[key]]
-    if differing:
-        raise ProvenanceError(
-            f"stream {stored.name!r} in {store} was made otherwise ({'; '.join(differing)}). Rows of two origins "
-            "are not mixed: give the new stream another name, or repeat the options it was made with."
-        )
 
 
 def _row_paths(spec: StreamSpec) -> list[str]:
