@@ -27,10 +27,32 @@ HONESTY = (
 )
 _MARKER = "vidloc-demo.json"
 _QUESTION = "shove the crimson sphere"
-_NUM_TRAINING, _NUM_HELD_OUT = 6, 3
 
 Run = Callable[[Sequence[str]], int]
 """Runs one `vidloc` command line, given without the leading `vidloc`, and returns its exit code."""
+
+
+@dataclass(frozen=True)
+class DemoPlan:
+    """Size of the demo; the defaults suit two cores.
+
+    Attributes:
+        num_training, num_held_out: videos of nine scenes each.
+        encoders: texts for `--encoder`.
+        verb_stream, noun_stream: clip streams that the heads read.
+    """
+
+    num_training: int = 6
+    num_held_out: int = 3
+    encoders: tuple[str, ...] = (
+        "slowfast_r50:weights=random:0",
+        "i3d_r50:weights=random:0",
+        "vggish:weights=random:0",
+        "fasterrcnn:weights=random:0,min_size=160,min_boxes=5,max_boxes=5",
+        "text",
+    )
+    verb_stream: str = "slowfast_r50"
+    noun_stream: str = "i3d_r50"
 
 
 @dataclass(frozen=True)
@@ -76,27 +98,26 @@ class DemoReport:
     seconds: Mapping[str, float]
 
 
-def run_demo(out: Path, *, run: Run, say: Callable[[str], None], encoders: Sequence[str] | None = None) -> DemoReport:
+def run_demo(out: Path, *, run: Run, say: Callable[[str], None], plan: DemoPlan | None = None) -> DemoReport:
     """Make the corpus, extract, train, evaluate, index and search below `out`.
 
     Args:
         out: a new folder, or one of an earlier demo, which is made anew.
         say: told the title of each step.
-        encoders: other texts for `--encoder` than those of the demo, by position.
 
     Raises:
         OptionError: `out` holds something else.
         VidlocError: a step ended with another exit code than 0.
     """
-    places = Places(out)
+    places, plan = Places(out), plan or DemoPlan()
     _clear(places)
     seconds: dict[str, float] = {}
     begun = time.perf_counter()
     title = "Make a small labelled corpus: mp4 files with sound, annotations in EPIC-KITCHENS-55 format"
     say(title)
-    made = make_set(places.corpus, num_training=_NUM_TRAINING, num_held_out=_NUM_HELD_OUT)
+    made = make_set(places.corpus, num_training=plan.num_training, num_held_out=plan.num_held_out)
     seconds[title] = time.perf_counter() - begun
-    for step in steps(places, made, encoders=encoders or ENCODERS):
+    for step in steps(places, made, plan):
         say(step.title)
         begun = time.perf_counter()
         code = run(step.arguments)
@@ -108,22 +129,14 @@ def run_demo(out: Path, *, run: Run, say: Callable[[str], None], encoders: Seque
     return DemoReport(places, held_out_accuracies(places), seconds)
 
 
-ENCODERS = (
-    "slowfast_r50:weights=random:0",
-    "i3d_r50:weights=random:0",
-    "vggish:weights=random:0",
-    "fasterrcnn:weights=random:0,min_size=160,min_boxes=5,max_boxes=5",
-    "text",
-)
-
-
-def steps(places: Places, made: MadeSet, *, encoders: Sequence[str] = ENCODERS) -> list[Step]:
+def steps(places: Places, made: MadeSet, plan: DemoPlan) -> list[Step]:
     """The command lines, in order."""
     store = str(places.store)
     labels = ("--dataset", "epic55", "--annotations", str(made.annotations))
     scene_s = float(made.scene_s)
-    chosen = tuple(text for encoder in encoders for text in ("--encoder", encoder))
-    training = ("--store", store, *labels, "--stream", "verb=slowfast_r50", "--stream", "noun=i3d_r50", "--standardize")
+    chosen = tuple(text for encoder in plan.encoders for text in ("--encoder", encoder))
+    roles = ("--stream", f"verb={plan.verb_stream}", "--stream", f"noun={plan.noun_stream}")
+    training = ("--store", store, *labels, *roles, "--standardize")
     # One frame per scene is all there is: SAP's usual window of 6 s would show the neighbours' objects.
     objects = ("--object-window-s", f"{scene_s:g}", "--object-rate-hz", f"{1 / scene_s:g}", "--epochs", "20")
     like = f"{made.held_out[0].video_id}@{scene_s:.1f}-{2 * scene_s:.1f}"
@@ -139,10 +152,10 @@ def steps(places: Places, made: MadeSet, *, encoders: Sequence[str] = ENCODERS) 
             ("train-head", "two_branch", *training, "--out", str(places.run("two_branch"))),
         ),
         *(Step(f"Evaluate {head} on the held-out videos", ("evaluate", str(places.run(head)))) for head in HEADS),
-        Step("Build an index", ("index", "build", store, "--stream", "slowfast_r50")),
+        Step("Build an index", ("index", "build", store, "--stream", plan.verb_stream)),
         Step(
             "Search by a clip of a held-out video",
-            ("search", store, "--stream", "slowfast_r50", "--like", like, "-k", "5"),
+            ("search", store, "--stream", plan.verb_stream, "--like", like, "-k", "5"),
         ),
         Step("Search the narrations by a sentence", ("search", store, "--text", _QUESTION, "-k", "5")),
     ]
