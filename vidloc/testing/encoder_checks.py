@@ -119,9 +119,9 @@ def made_up_sample(wanted: EncoderInput, number: int) -> Sample:
     span = (Fraction(number), Fraction(number + 1))
     match wanted:
         case ClipInput():
-            shape = (wanted.num_frames, *_frame_shape(wanted.size))
+            clip_shape = (wanted.num_frames, *_frame_shape(wanted.size))
             pts = float(span[0]) + np.linspace(0, float(wanted.window_s), wanted.num_frames, endpoint=False)
-            return Sample(span, _picture(generator, shape), pts, image_size=(160, 120))
+            return Sample(span, _picture(generator, clip_shape), pts, image_size=(160, 120))
         case FrameInput():
             shape = _frame_shape(wanted.size)
             return Sample(span, _picture(generator, shape), np.array([float(number)]), image_size=(shape[1], shape[0]))

@@ -16,6 +16,7 @@ from vidloc.heads.base import Sample, StreamNeed
 STRIDE_S = Fraction(1, 2)
 _DURATIONS_S = (6.0, 4.5, 9.0, 5.5)
 _MAP_SIDE = 2
+_BOX = np.array([0.1, 0.1, 0.5, 0.5], dtype=np.float32)
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ class MadeUpRows:
         return Rows.ragged(
             "regions",
             features=[random.standard_normal((n, *shape)).astype(np.float16) for n in counts],
-            boxes=[np.tile(np.float32([0.1, 0.1, 0.5, 0.5]), (n, 1)) for n in counts],
+            boxes=[np.tile(_BOX, (n, 1)) for n in counts],
             scores=[np.sort(random.random(n).astype(np.float32))[::-1] for n in counts],
         )
 
