@@ -16,10 +16,16 @@ def switches():
 
 @pytest.mark.parametrize(("precision", "inside"), [("float32", (False, False)), ("tf32", (True, True))])
 def test_tf32_is_used_only_when_asked_for_and_only_inside(precision, inside):
-    before = switches()
-    with pytest.raises(RuntimeError, match="stop"), arithmetic(CPU, precision):
-        assert switches() == inside
+    before, seen = switches(), []
+
+    @arithmetic(CPU, precision)
+    def fails():
+        seen.append(switches())
         raise RuntimeError("stop")
+
+    with pytest.raises(RuntimeError, match="stop"):
+        fails()
+    assert seen == [inside]
     assert switches() == before
 
 

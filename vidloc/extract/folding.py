@@ -1,7 +1,8 @@
 """Batch norms folded into the convolutions before them: the same function with fewer passes over memory.
 
-In eval mode a norm is a scale and a shift per channel, which the convolution can do itself. Measured on a CPU: 0.90 of
-the time of I3D-R50, half of the time of a ResNet-50 with torchvision's frozen norms; error 5e-7 of the maximum.
+In eval mode a norm is a scale and a shift per channel, which the convolution can do itself. The error is 5e-7 of the
+maximum. It pays most for torchvision's frozen norms, which are four passes of plain arithmetic: a frame at 480 pixels
+took Faster R-CNN 1.83 s instead of 2.09 on one core; a clip took I3D-R50 0.90 to 0.98 of its time.
 """
 
 from __future__ import annotations
