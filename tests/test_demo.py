@@ -22,7 +22,7 @@ SMALL = pipeline.DemoPlan(
     num_training=3,
     num_held_out=2,
     encoders=(
-        "i3d_r50:weights=random:0",
+        "i3d_r50:weights=random:0,crop_px=224",
         "vggish:weights=random:0",
         "fasterrcnn:weights=random:0,min_size=96,min_boxes=5,max_boxes=5",
         "text",
@@ -69,6 +69,14 @@ def test_the_output_is_honest_and_says_what_to_type_next(made):
     assert "most frequent" in output
     assert "RANDOM WEIGHTS" in output
     assert f"vidloc store verify {out / 'feats.zarr'}" in output
+
+
+def test_what_to_type_next_works(made):
+    for line in pipeline.next_commands(pipeline.Places(made[1])):
+        program, *arguments = shlex.split(line)
+        if program == "vidloc":
+            result = CliRunner().invoke(vidloc, arguments)
+            assert result.exit_code == 0, f"{line}\n{result.output}"
 
 
 def test_a_sentence_finds_narrations_that_say_it_in_other_words(made):

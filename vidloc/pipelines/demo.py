@@ -1,9 +1,9 @@
 """The demo: the whole way from videos to a trained head and a search, on a small made-up corpus.
 
 The steps are plain `vidloc` command lines, so that what the demo does is what a user types. The grid has one row per
-scene (81 in all), because on two cores a SlowFast clip of 224 pixels takes 0.8 s and one of I3D 0.5 s. All networks
-but the sentence encoder have random weights, so that nothing is downloaded: their rows still tell colours, sizes and
-motions apart, which is enough for a head to beat guessing here, and says nothing of any benchmark.
+scene (81 in all) and clips have 224 pixels, because on two cores such a clip costs SlowFast 0.8 s and I3D 0.5 s. All
+networks but the sentence encoder have random weights, so that nothing is downloaded: their rows still tell colours,
+sizes and motions apart, which is enough for a head to beat guessing here, and says nothing of any benchmark.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ class DemoPlan:
     num_training: int = 6
     num_held_out: int = 3
     encoders: tuple[str, ...] = (
-        "slowfast_r50:weights=random:0",
-        "i3d_r50:weights=random:0",
+        "slowfast_r50:weights=random:0,crop_px=224",
+        "i3d_r50:weights=random:0,crop_px=224",
         "vggish:weights=random:0",
         "fasterrcnn:weights=random:0,min_size=160,min_boxes=5,max_boxes=5",
         "text",
@@ -179,7 +179,7 @@ def next_commands(places: Places) -> list[str]:
     return [
         f"vidloc store ls {store}",
         f"vidloc store verify {store}",
-        f"vidloc train-head sapnet --from {places.run('sapnet')} --variant no_arm --out {places.run('no_arm')}",
+        f"vidloc train-head --from {places.run('sapnet')} --out {places.run('sapnet_again')}",
         "vidloc train-head sapnet --help",
         f"vidloc search {store} --stream vggish --row P01_01:3",
         "vidloc list encoders",
