@@ -65,7 +65,7 @@ def padded(maps: Tensor, stride: int) -> Tensor:
 
 def prepared(frame: np.ndarray) -> Tensor:
     """A frame `(height, width, 3)` as `(1, 3, 224, 224)` in -1..1."""
-    picture = torch.from_numpy(np.ascontiguousarray(frame)).permute(2, 0, 1)[None]
+    picture = torch.from_numpy(np.array(frame)).permute(2, 0, 1)[None]
     if picture.shape[-2:] != (SIDE_PX, SIDE_PX):
         picture = functional.interpolate(picture, (SIDE_PX, SIDE_PX), mode="bilinear", antialias=True)
     return picture.float() / 127.5 - 1

@@ -138,6 +138,7 @@ def test_the_rate_drops_at_shares_of_the_epochs():
     options = SegmentOptions(lr=1.0, epochs=20, lr_drops="0.6,0.85")
     rates = [learning_rate(options, epoch) for epoch in range(20)]
     assert rates == pytest.approx([1.0] * 12 + [0.1] * 5 + [0.01] * 3)
+    assert learning_rate(SegmentOptions(lr=1.0, epochs=1), 0) == 1.0
     recorder = Recorder()
     fit(made_head(lr_drops=(0.5,)), FitData(made_bank()), recorder)
     assert [values["lr"] for values in recorder.logs.values()] == pytest.approx([0.1] * 3 + [0.01] * 3)

@@ -115,7 +115,8 @@ def predict_all(head: Head, bank: Bank, *, batch: int) -> list[Prediction]:
 
 def learning_rate(options: HeadOptions, epoch: int) -> float:
     """Rate of an epoch counted from 0: multiplied by `lr_factor` once for each drop that lies behind."""
-    drops = sum(epoch >= math.floor(share * options.epochs) for share in options.lr_drops)
+    # 0.15 * 20 is a little above 3 in floating point, and must not become 4.
+    drops = sum(epoch >= math.ceil(share * options.epochs - 1e-9) for share in options.lr_drops)
     return options.lr * options.lr_factor**drops
 
 
