@@ -56,7 +56,7 @@ def test_a_path_works_wherever_a_name_does():
 
 
 def test_an_unknown_name_gets_the_nearest_one():
-    with pytest.raises(UnknownNameError, match="no encoder called 'slowfas_r50'. Did you mean slowfast_r50"):
+    with pytest.raises(UnknownNameError, match=r"no encoder called 'slowfas_r50'\. Did you mean slowfast_r50"):
         CliRunner().invoke(vidloc, ["list", "encoders", "slowfas_r50"], catch_exceptions=False)
 
 

@@ -11,7 +11,7 @@ import json
 import sys
 import types
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NoReturn
 
 import click
@@ -87,7 +87,7 @@ class LazyGroup(click.Group):
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 @click.pass_context
 def vidloc(ctx: click.Context, *, debug: bool) -> None:
-    r"""Extract video features once, keep them in a store, train heads and search on the rows.
+    """Extract video features once, keep them in a store, train heads and search on the rows.
 
     \b
     vidloc extract --dataset epic --root EPIC/ --annotations epic-annotations/ --store feats.zarr \\
@@ -142,16 +142,6 @@ def given(values: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None and value != ()}
 
 
-def with_options(*flags: click.Option) -> Callable[[click.Command], click.Command]:
-    """Add ready-made options to a command."""
-
-    def add(command: click.Command) -> click.Command:
-        command.params.extend(flags)
-        return command
-
-    return add
-
-
 def _flag(name: str, info: FieldInfo) -> click.Option:
     default = info.get_default(call_default_factory=True)
     described = f"{info.description or ''} [default: {_shown(default)}]{_range(info)}"
@@ -161,7 +151,7 @@ def _flag(name: str, info: FieldInfo) -> click.Option:
     return click.Option([dashed, name], type=_click_type(info.annotation), default=None, help=described)
 
 
-def _click_type(annotation: Any) -> click.ParamType:
+def _click_type(annotation: Any) -> click.ParamType[Any]:
     origin = typing.get_origin(annotation)
     if origin in (typing.Union, types.UnionType):
         inner = [a for a in typing.get_args(annotation) if a is not type(None)]
@@ -169,7 +159,8 @@ def _click_type(annotation: Any) -> click.ParamType:
     if origin is Literal:
         return click.Choice([str(choice) for choice in typing.get_args(annotation)])
     # The model converts and checks; click's own types only name the value in --help.
-    return {int: click.INT, float: click.FLOAT}.get(annotation, click.STRING)
+    named: dict[Any, click.ParamType[Any]] = {int: click.INT, float: click.FLOAT}
+    return named.get(annotation, click.STRING)
 
 
 def _shown(value: Any) -> str:

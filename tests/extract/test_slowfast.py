@@ -133,7 +133,7 @@ def test_pyslowfast_checkpoint_of_epic_loads_and_gives_the_same_rows(
 
 
 def pyslowfast_name(name: str) -> str:
-    """PySlowFast's name of a tensor of pytorchvideo, by the table of specs/encoders.md 5.2 read from right to left."""
+    """PySlowFast's name of a tensor of pytorchvideo, from the key map read from right to left."""
     stage = int(name.split(".")[1]) + 1
     name = re.sub(r"^blocks\.0\.multipathway_blocks\.(\d)\.conv\.", r"s1.pathway\1_stem.conv.", name)
     name = re.sub(r"^blocks\.0\.multipathway_blocks\.(\d)\.norm\.", r"s1.pathway\1_stem.bn.", name)

@@ -1,4 +1,4 @@
-"""VGGish: the sixteen acceptance checks of specs/vggish.md, its edge cases, protocols and checkpoint layouts."""
+"""VGGish: front end, network and postprocessor by worked numbers; edge cases, protocols, checkpoints."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The made-up weights and pixels equal the numbers that specs/encoders.md section 12 records."""
+"""The made-up weights and pixels equal recorded numbers."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from vidloc.testing import checks
 @click.argument("target", metavar="NAME|PATH")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def check(target: str, *, as_json: bool) -> None:
-    r"""Check that a head, an encoder or a store keeps its contract.
+    """Check that a head, an encoder or a store keeps its contract.
 
     \b
     vidloc check sapnet                     # a registered head or encoder, on made-up input

@@ -25,7 +25,7 @@ from vidloc.pipelines.demo import HEADS, HONESTY, DemoReport, next_commands, run
     help="Folder for everything; an earlier demo there is made anew.",
 )
 def demo(*, out: Path) -> None:
-    r"""Make a small labelled corpus, extract five streams, train and evaluate two heads, build an index and search.
+    """Make a small labelled corpus, extract five streams, train and evaluate two heads, build an index and search.
 
     \b
     vidloc demo

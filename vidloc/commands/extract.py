@@ -70,10 +70,10 @@ _PATH = click.Path(path_type=Path)
 @click.option("--json", "as_json", is_flag=True, help="Print the report (or plan) as one JSON document.")
 @click.pass_context
 def extract(ctx: click.Context, /, **flags: Any) -> None:
-    r"""Run encoders over videos, into a feature store. Each video is decoded once for all encoders.
+    """Run encoders over videos, into a feature store. Each video is decoded once for all encoders.
 
     \b
-    vidloc extract --dataset epic --root EPIC/ --annotations epic-annotations/ --store feats.zarr \
+    vidloc extract --dataset epic --root EPIC/ --annotations epic-annotations/ --store feats.zarr \\
         --encoder slowfast_r50 --encoder vggish --encoder fasterrcnn --encoder text
     vidloc extract --dataset folder --root my_videos/ --store feats.h5 --encoder i3d_r50:weights=random:0
 

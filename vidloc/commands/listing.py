@@ -17,7 +17,7 @@ from vidloc.pipelines.catalogue import Description, OptionLine, catalogue, descr
 @click.argument("name", required=False)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def show(group: Group, name: str | None, *, as_json: bool) -> None:
-    r"""List encoders, heads or datasets; with a NAME, or the path of a Python file, show all about it.
+    """List encoders, heads or datasets; with a NAME, or the path of a Python file, show all about it.
 
     \b
     vidloc list encoders

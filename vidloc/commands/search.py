@@ -18,7 +18,7 @@ from vidloc.retrieval.index_meta import IndexOptions
 
 @click.group()
 def index() -> None:
-    r"""Build and inspect FAISS indexes over the streams of a store.
+    """Build and inspect FAISS indexes over the streams of a store.
 
     \b
     vidloc index build feats.zarr --stream slowfast_r50
@@ -39,7 +39,7 @@ def index() -> None:
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def build(store: str, stream: str, *, recall: bool | None, as_json: bool, **flags: Any) -> None:
-    r"""Build an index over a stream, in one pass over its rows.
+    """Build an index over a stream, in one pass over its rows.
 
     \b
     vidloc index build feats.zarr --stream slowfast_r50                  # float16, exact but for rounding
@@ -78,7 +78,7 @@ build.params.extend(option_flags(IndexOptions))
 @click.argument("store", type=click.Path(path_type=str))
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def info(store: str, *, as_json: bool) -> None:
-    r"""List the indexes of a store, and whether they still fit it.
+    """List the indexes of a store, and whether they still fit it.
 
     \b
     vidloc index info feats.zarr
@@ -132,7 +132,7 @@ def search(
     as_json: bool,
     **question: Any,
 ) -> None:
-    r"""Search a store for moments like a clip, a row, a file, or for a sentence.
+    """Search a store for moments like a clip, a row, a file, or for a sentence.
 
     \b
     vidloc search feats.zarr --like P01_01@12.0-14.5

@@ -26,7 +26,7 @@ _UNITS = ("B", "KB", "MB", "GB", "TB")
 
 @click.group(short_help="Look at, verify, merge and mend feature stores.")
 def store() -> None:
-    r"""Look at, verify, merge and mend feature stores.
+    """Look at, verify, merge and mend feature stores.
 
     \b
     vidloc store info feats.zarr
@@ -40,7 +40,7 @@ def store() -> None:
 @click.argument("path", metavar="STORE", type=_PATH)
 @_AS_JSON
 def info(path: Path, *, as_json: bool) -> None:
-    r"""Say what a store holds: streams, rows, times, weights, size, content id.
+    """Say what a store holds: streams, rows, times, weights, size, content id.
 
     \b
     vidloc store info feats.zarr
@@ -71,7 +71,7 @@ def info(path: Path, *, as_json: bool) -> None:
 @click.option("--status", type=click.Choice(STATUSES), help="Only items with this status in some stream.")
 @_AS_JSON
 def ls(path: Path, *, stream: str | None, status: str | None, as_json: bool) -> None:
-    r"""List items with their rows per stream, and why a stream of an item is not done.
+    """List items with their rows per stream, and why a stream of an item is not done.
 
     \b
     vidloc store ls feats.zarr
@@ -96,7 +96,7 @@ def ls(path: Path, *, stream: str | None, status: str | None, as_json: bool) -> 
 @_AS_JSON
 @click.pass_context
 def verify(ctx: click.Context, path: Path, *, quick: bool, as_json: bool) -> None:
-    r"""Read every row and compare it with the digest that was committed; damage is named by stream and item.
+    """Read every row and compare it with the digest that was committed; damage is named by stream and item.
 
     \b
     vidloc store verify feats.zarr
@@ -121,7 +121,7 @@ def verify(ctx: click.Context, path: Path, *, quick: bool, as_json: bool) -> Non
 @click.argument("parts", metavar="PART...", nargs=-1, required=True, type=_PATH)
 @_AS_JSON
 def merge(out: Path, parts: tuple[Path, ...], *, as_json: bool) -> None:
-    r"""Join part stores, in any order, into OUT: a new store, or one that holds some of the parts already.
+    """Join part stores, in any order, into OUT: a new store, or one that holds some of the parts already.
 
     \b
     vidloc extract ... --part 1/2 --store part1.zarr
@@ -148,7 +148,7 @@ def merge(out: Path, parts: tuple[Path, ...], *, as_json: bool) -> None:
 @click.argument("path", metavar="STORE", type=_PATH)
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def unlock(path: Path, *, yes: bool) -> None:
-    r"""Remove the lock of a writer that is gone for sure, such as a job of another host that was killed.
+    """Remove the lock of a writer that is gone for sure, such as a job of another host that was killed.
 
     \b
     vidloc store unlock feats.zarr
@@ -164,7 +164,7 @@ def unlock(path: Path, *, yes: bool) -> None:
 @store.command()
 @click.argument("path", metavar="STORE", type=_PATH)
 def finish(path: Path) -> None:
-    r"""Fold what a stopped writer had committed, so that plain zarr and h5py clients see it.
+    """Fold what a stopped writer had committed, so that plain zarr and h5py clients see it.
 
     \b
     vidloc store finish feats.h5

@@ -71,7 +71,7 @@ def train_head(
     ctx: click.Context, source: Path | None, out: Path | None, stores: tuple[str, ...], annotations: Path | None,
     as_json: bool,  # noqa: FBT001
 ) -> None:  # fmt: skip
-    r"""Train a head on the rows of one or more stores, and evaluate it.
+    """Train a head on the rows of one or more stores, and evaluate it.
 
     \b
     vidloc train-head sapnet --store feats.zarr --dataset epic --annotations epic-annotations/ --out runs/sap
@@ -114,7 +114,7 @@ def predict(
     ctx: click.Context, run: Path, stores: tuple[str, ...], split: str, out: Path | None,
     as_json: bool,  # noqa: FBT001
 ) -> None:  # fmt: skip
-    r"""Write a run's predictions for a split, one JSON object per line, with an account beside it.
+    """Write a run's predictions for a split, one JSON object per line, with an account beside it.
 
     \b
     vidloc predict runs/sap --split test_s1
@@ -153,7 +153,7 @@ def evaluate(
     ctx: click.Context, path: Path, split: str, prior: Any, dataset: str | None, annotations: Path | None,
     as_json: bool,  # noqa: FBT001
 ) -> None:  # fmt: skip
-    r"""Score a run, or a file of predictions, beside chance and the most frequent class.
+    """Score a run, or a file of predictions, beside chance and the most frequent class.
 
     \b
     vidloc evaluate runs/sap
@@ -199,7 +199,7 @@ def submit(
     run: Path, split: str, out: Path, stores: tuple[str, ...], prior: Any, sls: tuple[int, int, int] | None,
     as_json: bool,  # noqa: FBT001
 ) -> None:  # fmt: skip
-    r"""Write a benchmark's submission file from a run; the splits are predicted first where that is not done.
+    """Write a benchmark's submission file from a run; the splits are predicted first where that is not done.
 
     \b
     vidloc submit runs/sap --split test --prior joint --out submission.zip

@@ -9,6 +9,8 @@ import click
 from vidloc.cli import echo_json
 from vidloc.extract import weights as checkpoints
 
+_NO_HASH = "no hash is published; it is pinned at the first fetch"
+
 
 @click.group()
 def weights() -> None:
@@ -20,7 +22,7 @@ def weights() -> None:
 
     They are kept in $VIDLOC_CACHE/weights, or else ~/.cache/vidloc/weights. On a machine without network, put the file
     there under the name that `vidloc weights list` shows, or give its path: --encoder slowfast_r50:weights=FILE.
-    """  # noqa: D301  (the backspace is click's mark for lines that are not to be joined)
+    """
 
 
 @weights.command("list")
@@ -32,11 +34,9 @@ def list_weights(*, as_json: bool) -> None:
         echo_json({"folder": str(checkpoints.cache_folder()), "checkpoints": found})
         return
     for entry in found:
-        known = (
-            f"sha256 {entry['sha256']}" if entry["sha256"] else "no hash is published; it is pinned at the first fetch"
-        )
-        click.echo(f"{entry['name']:<14} {'here' if entry['here'] else 'missing':<8} {entry['file']}")
-        click.echo(f"{'':<24}{entry['url']}\n{'':<24}{known}\n{'':<24}{entry['licence']}")
+        known = [f"{kind} {entry[key]}" for kind, key in (("sha256", "sha256"), ("git blob", "git_blob")) if entry[key]]
+        click.echo(f"{entry['name']:<20} {'here' if entry['here'] else 'missing':<8} {entry['file']}")
+        click.echo(f"{'':<24}{entry['url']}\n{'':<24}{', '.join(known) or _NO_HASH}\n{'':<24}{entry['licence']}")
     click.echo(f"\nFolder: {checkpoints.cache_folder()}\nGet one: vidloc weights fetch NAME")
 
 
@@ -66,6 +66,7 @@ def _described(entry: checkpoints.Published) -> dict[str, Any]:
         "file": entry.file_name,
         "url": entry.url,
         "sha256": checkpoints.known_hash(entry),
+        "git_blob": entry.git_blob,
         "licence": entry.licence,
         "citation": entry.citation,
     }

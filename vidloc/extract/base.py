@@ -133,12 +133,14 @@ class Encoder(ABC):
 
     Class attributes:
         Options: the encoder's options, a subclass of `EncoderOptions`.
+        version: raised whenever the same input gives other rows; rows of two versions are never mixed in a stream.
 
     Instances are built on their device with weights loaded, and are then only called. `weights_name` and
     `weights_sha256` say what was loaded (`random:SEED` for both when untrained).
     """
 
     Options: ClassVar[type[EncoderOptions]] = EncoderOptions
+    version: ClassVar[str] = "1"
 
     options: EncoderOptions
     device: torch.device

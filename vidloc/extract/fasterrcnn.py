@@ -1,7 +1,7 @@
 """Objects: the best boxes of a frame with their vectors, by torchvision's Faster R-CNN R50-FPN on COCO's classes.
 
 A row is any number of regions, best first: box, score, class, and the 1024 numbers of the box head (Ren et al., NeurIPS
-2015; Anderson et al., CVPR 2018 for the use of such vectors; specs/encoders.md section 6). Which vector goes with which
+2015; Anderson et al., CVPR 2018 for the use of such vectors). Which vector goes with which
 box differs in the literature, so `box_feature` says it:
 
 - `repooled`: the regressed box, and a vector pooled anew from it, so that both describe one region;

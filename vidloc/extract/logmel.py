@@ -1,4 +1,4 @@
-"""VGGish's front end: log-mel examples of 96 frames by 64 bands, in float64 (specs/vggish.md sections 2, 6 and 7).
+"""VGGish's front end: log-mel examples of 96 frames by 64 bands, in float64.
 
 Written out rather than taken from a library: torchaudio and librosa draw the triangles in Hz, centre the window inside
 the FFT frame, pad the ends and take power spectra by default. Each of these changes the result.

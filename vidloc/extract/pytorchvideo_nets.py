@@ -1,7 +1,7 @@
 """What the clip networks of pytorchvideo have in common: building, folding, input and the way a clip is encoded.
 
 Only `pytorchvideo.models` is imported, and only here: `pytorchvideo.transforms` fails beside torchvision 0.17 and
-later, so resizing, cropping and normalising are ours (specs/encoders.md sections 2 and 5.1).
+later, so resizing, cropping and normalising are ours.
 
 Three things make a network faster without changing its answer (to 1e-6 of the maximum): inference mode, the
 channels-last layout, and batch norms folded into the convolutions before them.

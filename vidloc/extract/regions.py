@@ -2,7 +2,7 @@
 
 Every proposal has one candidate box and score per class. Candidates are clipped to the picture, those below the score
 or hardly a pixel are dropped, non-maximum suppression runs within each class or over all of them, and the best remain.
-`min_boxes` lowers the score limit, never the suppression (specs/encoders.md sections 6.1 to 6.3).
+`min_boxes` lowers the score limit, never the suppression.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """I3D-R50 8x8: a ResNet-50 inflated over time (Carreira and Zisserman, CVPR 2017), by pytorchvideo.
 
 Eight frames over 64/30 s. The row is the pooled map averaged over its positions: the input of the classifier, 2048
-numbers (specs/encoders.md section 5.3). Not to be mistaken for the Inception I3D, whose rows have 1024.
+numbers. Not to be mistaken for the Inception I3D, whose rows have 1024.
 """
 
 from __future__ import annotations

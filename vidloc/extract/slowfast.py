@@ -5,7 +5,7 @@
 256 there are four.
 
 Checkpoints under pytorchvideo's and under PySlowFast's names load; classifiers, such as the two heads of the
-EPIC-KITCHENS-100 checkpoint, are left aside (specs/encoders.md section 5.2). That one learned with `window_s=16/15`.
+EPIC-KITCHENS-100 checkpoint, are left aside. That one learned with `window_s=16/15`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Sentences to vectors by any sentence-transformers or transformers model folder (specs/encoders.md section 7).
+"""Sentences to vectors by any sentence-transformers or transformers model folder.
 
 The default is all-MiniLM-L6-v2 (384 numbers: mean over the tokens, L2-normalised; Wang et al., NeurIPS 2020; Reimers
 and Gurevych, EMNLP 2019) as packaged on PyPI, so that text works offline. Nothing here ever asks a model hub.

@@ -1,4 +1,4 @@
-"""VGGish: 128 numbers for 0.975 s of sound (Hershey et al., ICASSP 2017; specs/vggish.md).
+"""VGGish: 128 numbers for 0.975 s of sound (Hershey et al., ICASSP 2017).
 
 The network has the names of the PyTorch release `vggish-10086976.pth`, which loads unchanged. Its last map is flattened
 in (time, band, channel) order; a channel-first flatten would load the same file and give wrong numbers.

@@ -1,4 +1,4 @@
-"""From any waveform to float64 mono samples at 16 kHz, as sound encoders take them (specs/vggish.md section 2, 1-3).
+"""From any waveform to float64 mono samples at 16 kHz, as sound encoders take them.
 
 Channels are averaged before resampling, which soxr does at its HQ setting. Against resampy's kaiser_best, which the
 released VGGish features were made with, log-mel bands 0-59 then differ by 8e-5 on average, the four next to the cut-off

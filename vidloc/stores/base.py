@@ -30,7 +30,7 @@ class StreamSpec(Record):
         timeline: how row times are kept: `grid` (three fractions per item), `spans` (one span per row) or `none`.
         sampling: the rule by which rows were laid out (`align`, `stride_s`, `window_s`, `num_frames`, `tail`, ...).
         encoder: name of the encoder that made the rows.
-        encoder_version: version of the package that provides it.
+        encoder_version: raised by the encoder whenever the same input gives other rows; of a file, its sha256.
         options: all options of the encoder, after defaults.
         weights: file name of the checkpoint, or `random:SEED`.
         weights_sha256: sha256 of the checkpoint, or `random:SEED`; rows of other weights are never mixed in.
@@ -58,8 +58,8 @@ class StreamSpec(Record):
     parents: Mapping[str, str] = Field(default_factory=dict)
 
     def origin(self) -> dict[str, Any]:
-        """The part that must agree before rows are appended: everything but library versions."""
-        return self.model_dump(mode="json", exclude={"versions"})
+        """The part that must agree before rows are appended: everything but library versions and file names."""
+        return self.model_dump(mode="json", exclude={"versions", "weights"})
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Weights and pixels that anyone can make again without a file: a hash of the name and the index of each number.
 
-Stands in for checkpoints where tests compare two programs, or a program with recorded numbers
-(specs/encoders.md section 12). Filled networks behave: norms stay near one, and activations keep their size.
+Stands in for checkpoints where tests compare two programs, or a program with recorded numbers. Filled networks behave:
+norms stay near one, and activations keep their size.
 """
 
 from __future__ import annotations

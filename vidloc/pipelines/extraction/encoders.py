@@ -163,7 +163,7 @@ def _spec(plan: EncoderPlan, found: Loaded, encoder: Encoder, grid: TimeGrid | N
         timeline="spans" if grid is None else "grid",
         sampling=_sampling(encoder.input, grid),
         encoder=found.name,
-        encoder_version=_provider_version(found),
+        encoder_version=_version_of(found, encoder),
         options=options,
         weights=encoder.weights_name,
         weights_sha256=encoder.weights_sha256,
@@ -192,13 +192,13 @@ def _sampling(wanted: EncoderInput, grid: TimeGrid | None) -> dict[str, JsonValu
     return rule
 
 
-def _provider_version(found: Loaded) -> str:
+def _version_of(found: Loaded, encoder: Encoder) -> str:
     if found.origin.endswith(".py"):
+        # A file being worked on changes without anybody raising a number.
         return "file sha256:" + hashlib.sha256(Path(found.origin).read_bytes()).hexdigest()
     if found.origin.startswith("vidloc."):
-        return f"vidloc {__version__}"
-    package = found.origin.split(" ", 1)[0]
-    return f"{package} {metadata.version(package)}"
+        return encoder.version
+    return f"{found.origin.split(' ', 1)[0]} {encoder.version}"
 
 
 def _versions(device: torch.device) -> Mapping[str, str]:
