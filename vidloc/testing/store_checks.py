@@ -287,11 +287,9 @@ def counts_match(case: StoreCase) -> str:
             entries, listed = store.entries(name), store.items(name)
             expected = sorted((i for i, e in entries.items() if e.status in ("done", "partial")), key=str.encode)
             _require_equal(expected, listed, f"items of stream {name!r}")
-            silent = [i for i, e in entries.items() if e.status != "done" and not e.reason]
-            require(
-                not silent,
-                f"stream {name!r} does not say why {silent[0]!r} is {entries[silent[0]].status if silent else ''}.",
-            )
+            for item, entry in entries.items():
+                known = entry.status == "done" or entry.reason
+                require(known, f"stream {name!r} does not say why item {item!r} is {entry.status}.")
             for item in listed:
                 timeline = store.timeline(name, item)
                 covered = entries[item].num_rows if timeline is None else len(timeline.spans(entries[item].num_rows))

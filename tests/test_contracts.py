@@ -1,0 +1,45 @@
+"""Everything registered keeps its contract: heads, encoders, both storage backends, and a made-up store."""
+
+from __future__ import annotations
+
+import pytest
+
+from vidloc.core.registry import entries
+from vidloc.stores.base import create_store
+from vidloc.testing.checks import BACKENDS, check_backend, check_encoder, check_head, check_store
+from vidloc.testing.synthetic_store import write_all
+
+# The same code in less time: smaller pictures, fewer of them.
+SMALL = {
+    "fasterrcnn": {"min_size": "160"},
+    "fasterrcnn_v2": {"min_size": "160"},
+    "slowfast_r50": {"short_side_px": "224", "crop_px": "224"},
+    "i3d_r50": {"short_side_px": "224", "crop_px": "224"},
+}
+
+
+def failures(report):
+    return [f"{outcome.check}: {outcome.sentence}" for outcome in report.outcomes if not outcome.passed]
+
+
+@pytest.mark.parametrize("name", entries("heads"))
+def test_head(name):
+    assert failures(check_head(name)) == []
+
+
+@pytest.mark.parametrize("name", entries("encoders"))
+def test_encoder(name):
+    assert failures(check_encoder(name, SMALL.get(name))) == []
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_backend(backend):
+    assert failures(check_backend(backend)) == []
+
+
+@pytest.mark.parametrize("suffix", [".zarr", ".h5"])
+def test_store(tmp_path, suffix):
+    path = tmp_path / f"made_up{suffix}"
+    with create_store(path) as writer:
+        write_all(writer)
+    assert failures(check_store(path)) == []
