@@ -51,8 +51,11 @@ class _PackedRows:
         mask = step < count.unsqueeze(1)
         place = (self.first[chosen].unsqueeze(1) + step).clamp(max=len(self.index) - 1)
         rows = torch.where(mask, self.index[place], len(self.features) - 1)
-        features = self.features.index_select(0, rows.flatten()).float()
-        return RowBatch(features.view(*rows.shape, *self.features.shape[1:]), mask, self.spans[rows])
+        # Only real rows are moved: lengths differ so much (0.5 to 200 s in EPIC) that most of a batch is padding.
+        features = self.features.new_zeros(rows.shape + self.features.shape[1:], dtype=torch.float32)
+        real = mask.flatten().nonzero().squeeze(1)
+        features.flatten(0, 1).index_copy_(0, real, self.features.index_select(0, rows.flatten()[real]).float())
+        return RowBatch(features, mask, self.spans[rows])
 
 
 @dataclass(frozen=True, eq=False)

@@ -135,7 +135,7 @@ class Linear(Head):
         logs = smoothed(scores, windows.mean(axis=1), self.options.smooth_s)
         best, cells = logs.argmax(axis=1), row_cells(windows, logs)
         starts = np.flatnonzero(np.concatenate([[True], best[1:] != best[:-1]])) if len(best) else np.empty(0, int)
-        found = []
+        found: list[Prediction] = []
         for start, stop in zip(starts, [*starts[1:], len(best)], strict=True):
             label = int(best[start])
             span = Span(max(float(cells[start, 0]), 0.0), float(cells[stop - 1, 1]))
