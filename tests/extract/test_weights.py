@@ -113,6 +113,25 @@ def test_a_file_without_published_hash_is_pinned_at_its_first_download(cache, se
         weights.resolve("", "small")
 
 
+def test_a_file_kept_in_git_is_known_by_its_blob(cache, served, tmp_path, monkeypatch):
+    source = tmp_path / "upstream" / "small.pth"
+    # Known answer: `printf 'abc' | git hash-object --stdin`.
+    (tmp_path / "abc").write_bytes(b"abc")
+    assert weights.git_blob_of(tmp_path / "abc") == "f2ba8f84ab5c1bce84a7b441cb1959cfc7093b7f"
+    kept = replace(served, sha256="", git_blob=weights.git_blob_of(source))
+    monkeypatch.setitem(weights.PUBLISHED, "small", kept)
+    assert weights.fetch("small", progress=False).sha256.startswith(served.sha256)
+    (cache / "small.pth.sha256").unlink()
+    (cache / "small.pth").write_bytes(b"abc")
+    with pytest.raises(WeightsError, match=rf"git would call it f2ba8f84.*expected {kept.git_blob}"):
+        weights.resolve("", "small")
+    (cache / "small.pth").unlink()
+    monkeypatch.setitem(weights.PUBLISHED, "small", replace(kept, git_blob="0" * 40))
+    with pytest.raises(WeightsError, match="is not the published file"):
+        weights.fetch("small", progress=False)
+    assert not list(cache.iterdir())
+
+
 def test_unknown_names_are_answered_with_the_nearest():
     with pytest.raises(UnknownNameError, match="Did you mean slowfast_r50"):
         weights.published("slowfst_r50")

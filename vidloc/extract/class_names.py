@@ -1,0 +1,31 @@
+"""Names of the classes that a classifier's scores number: from a file, or those that its published weights learned."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from torchvision.models.video import R2Plus1D_18_Weights
+
+from vidloc.errors import OptionError
+
+# In the order of every public Kinetics-400 checkpoint: alphabetic without regard to case (compared with kylemin's
+# label_map.txt, which lists DeepMind's order, and with torchvision's own).
+KINETICS_400: tuple[str, ...] = tuple(R2Plus1D_18_Weights.KINETICS400_V1.meta["categories"])
+
+
+def read_class_names(path: Path) -> tuple[str, ...]:
+    """Class names from a text file: line k, counted from 0, names class k.
+
+    Raises:
+        OptionError: the file cannot be read, has an empty line between names, or holds none.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").rstrip().split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise OptionError(f"file of class names {str(path)!r} cannot be read: {error}") from error
+    names = tuple(line.strip() for line in lines)
+    if "" in names:
+        raise OptionError(
+            f"{path}, line {names.index('') + 1} is empty; a file of class names has one name per line, class 0 first."
+        )
+    return names

@@ -1,0 +1,62 @@
+"""Which frames a clip network is fed and as what numbers: the conditions under which its weights were learned."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+
+import torch
+from pydantic import JsonValue
+
+from vidloc.extract.base import ClipInput, FrameSize, Sample, stacked
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """A clip's frames and their numbers.
+
+    Attributes:
+        num_frames: frames of a clip.
+        fps: frames per second; a clip spans `num_frames / fps` seconds.
+        size: resizing and cropping.
+        mean: subtracted from values in [0, 1], by channel (red, green, blue).
+        std: what they are then divided by.
+    """
+
+    num_frames: int
+    fps: Fraction
+    size: FrameSize
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+    @property
+    def input(self) -> ClipInput:
+        """What the pipeline is asked for."""
+        return ClipInput(self.num_frames, self.num_frames / self.fps, self.size)
+
+    def clips(self, samples: Sequence[Sample], device: torch.device) -> torch.Tensor:
+        """Samples as `(batch, 3, num_frames, height, width)` float32, in the layout channels-last."""
+        # (batch, frames, height, width, 3) seen as (batch, 3, frames, ...) is channels-last already.
+        frames = stacked(samples, device).permute(0, 4, 1, 2, 3)
+        mean, std = (torch.tensor(values, device=device).view(3, 1, 1, 1) for values in (self.mean, self.std))
+        return frames.to(torch.float32).div_(255.0).sub_(mean).div_(std)
+
+    def described(self) -> Mapping[str, JsonValue]:
+        """The facts of it for a stream's provenance."""
+        size = self.size
+        if size.stretch_px is not None:
+            target = f"to {size.stretch_px[0]} x {size.stretch_px[1]} (height x width), aspect not kept"
+        else:
+            target = f"shorter side {size.short_side_px}"
+        return {
+            "colour": "RGB in [0, 1]",
+            "normalisation": f"minus {_by_channel(self.mean)}, over {_by_channel(self.std)}",
+            "resize": f"{target}, bilinear, {'antialiased' if size.antialias else 'no antialiasing'}",
+            "crop": f"centre {size.crop_px}",
+            "fps": str(self.fps),
+        }
+
+
+def _by_channel(values: tuple[float, float, float]) -> str:
+    return f"{values[0]:g}" if len(set(values)) == 1 else ", ".join(f"{value:g}" for value in values)
