@@ -101,8 +101,11 @@ def folder(tmp_path_factory):
 
 @pytest.fixture
 def store(folder, tmp_path):
+    return made_up_store(folder, tmp_path / "feats.zarr")
+
+
+def made_up_store(folder, path):
     """Six seconds of red, then green, in `red_green`, four of blue in `blue`; three sentences."""
-    path = tmp_path / "feats.zarr"
     plans = [
         parse_encoder(f"colours={folder / 'colours.py'}:weights=random:7,gain=0.5"),
         parse_encoder(f"words={folder / 'letters.py'}:weights=random:7"),
@@ -174,6 +177,15 @@ def test_an_index_gives_the_same_answers(store, type_):
     assert found["method"] == f"{type_} index of 32 vectors"
     assert found["answers"] == exact["answers"]
     assert answers(*like, "--type", "exact")["method"].startswith("exact")
+
+
+def test_an_index_beside_an_hdf5_store(folder, tmp_path):
+    path = made_up_store(folder, tmp_path / "feats.h5")
+    like = (path, "--stream", "colours", "--like", "red_green@1.0-2.0")
+    exact = answers(*like)["answers"]
+    run("index", "build", path, "--stream", "colours")
+    assert (tmp_path / "feats.h5.index" / "colours.sq16" / "meta.json").is_file()
+    assert answers(*like)["answers"] == exact
 
 
 def test_index_build_and_info_for_people(store):
