@@ -275,7 +275,7 @@ def test_the_gesture_run(shared, tmp_path):
     assert extracted.exit_code == 0, extracted.output
     trained = call(
         *("train-head", "linear", "--store", store, "--dataset", "segments", "--annotations", labels, "--out", run),
-        *("--context", 4, "--smooth-s", 2),
+        *("--context", 4, "--smooth-s", 2, "--also-above", 0.08),
     )
     assert trained.exit_code == 0, trained.output
     scores = json.loads(call("evaluate", run, "--json").stdout)

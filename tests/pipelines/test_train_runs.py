@@ -294,7 +294,11 @@ def test_rows_of_another_origin_do_not_fit_a_trained_head(trained, planted, tmp_
     store = tmp_path / "feats.zarr"
     with open_store(planted.store) as source, append_to_store(store) as writer:
         for name, spec in source.streams().items():
-            other = spec.model_copy(update={"weights": "other.pt"}) if name == "motion" else spec
+            other = (
+                spec.model_copy(update={"weights": "other.pt", "weights_sha256": "ab" * 32})
+                if name == "motion"
+                else spec
+            )
             writer.add_stream(other)
             for item in source.items(name):
                 writer.write(name, item, source.read(name, item), source.timeline(name, item))

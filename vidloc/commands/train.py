@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import signal
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -311,8 +312,13 @@ def _train(ctx: click.Context, plan: TrainPlan, out: Path, *, as_json: bool) -> 
     from vidloc.commands.scores import EpochLine, print_scores
     from vidloc.pipelines.train import train
 
-    with EpochLine(console(stderr=True)) as line:
-        report = train(plan, out, command=shlex.join(["vidloc", *sys.argv[1:]]), notice=_notice, on_epoch=line.show)
+    command = shlex.join(["vidloc", *sys.argv[1:]])
+    try:
+        with EpochLine(console(stderr=True)) as line:
+            report = train(plan, out, command=command, notice=_notice, on_epoch=line.show)
+    except KeyboardInterrupt:
+        click.echo("Stopped. The same command goes on after the last epoch that was completed.", err=True)
+        ctx.exit(128 + signal.SIGINT)
     if as_json:
         echo_json(_report_json(report))
     else:
