@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -48,3 +49,14 @@ def test_shown_command_parses(page: str, command: str, monkeypatch: pytest.Monke
 
 def test_cli_reference_is_fresh() -> None:
     subprocess.run([sys.executable, REPOSITORY / "docs" / "make_cli.py", "--check"], check=True, cwd=REPOSITORY)
+
+
+def test_readme_python_runs_on_a_store(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(REPOSITORY / "tests" / "archives" / "v1" / "feats.zarr", tmp_path / "feats.zarr")
+    monkeypatch.chdir(tmp_path)
+    [block] = re.findall(r"```python\n(.*?)```", PAGES[0].read_text(encoding="utf-8"), flags=re.DOTALL)
+    # The archive's only clip stream has another name.
+    exec(compile(block.replace("slowfast_r50", "clip"), "README.md", "exec"), {})
+    assert capsys.readouterr().out == "(5, 4) [-0.81666667  1.31666667] random:3\n"
