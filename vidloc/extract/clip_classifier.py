@@ -50,14 +50,14 @@ class ClipClassifier(Encoder):
     Class attributes:
         num_features: numbers per row.
         classifier: name of the weight of the last layer, whose first axis has one entry per class.
-        source: paper, code and licence.
+        source: paper, code and licence; families whose members differ set it on the instance.
         tap: where the row is taken, in words.
     """
 
     Options: ClassVar[type[EncoderOptions]] = ClassifierOptions
     num_features: ClassVar[int]
     classifier: ClassVar[str]
-    source: ClassVar[Source]
+    source: Source
     tap: ClassVar[str]
 
     def __init__(self, options: EncoderOptions, *, name: str, device: torch.device) -> None:

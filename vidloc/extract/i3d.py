@@ -11,7 +11,7 @@ lie one pixel from ours where the margin is odd.
 from __future__ import annotations
 
 from fractions import Fraction
-from typing import ClassVar, Self
+from typing import Self
 
 import torch
 from pydantic import Field, model_validator
@@ -65,7 +65,7 @@ class I3D(ClipClassifier):
     network: InceptionI3D
     num_features = NUM_FEATURES
     classifier = "logits.conv3d.weight"
-    source: ClassVar[Source] = Source(
+    source = Source(
         paper="Carreira, Zisserman. Quo Vadis, Action Recognition? A New Model and the Kinetics Dataset. CVPR 2017.",
         code="https://github.com/piergiaj/pytorch-i3d",
         commit="05783d11f9632b25fe3d50395a9c9bb51f848d6d",

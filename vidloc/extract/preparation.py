@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
 import torch
 from pydantic import JsonValue
 
 from vidloc.extract.base import ClipInput, FrameSize, Sample, stacked
+
+# Of values in [0, 1] in Kinetics-400, as torchvision's video networks were trained.
+KINETICS_MEAN = (0.43216, 0.394666, 0.37645)
+KINETICS_STD = (0.22803, 0.22145, 0.216989)
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,10 @@ class Preparation:
     size: FrameSize
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+
+    def at(self, num_frames: int | None, fps: Fraction | None) -> Preparation:
+        """The same with another number of frames or another rate, where they are not `None`."""
+        return replace(self, num_frames=num_frames or self.num_frames, fps=fps or self.fps)
 
     @property
     def input(self) -> ClipInput:
