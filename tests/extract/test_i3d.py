@@ -21,13 +21,13 @@ from vidloc.testing.deterministic_fill import filled
 TOLERANCE = 2e-5  # of the maximum, as the spec states it
 MEANS = {
     "Conv3d_1a_7x7": 0.315764,
-    "MaxPool3d_2a_3x3": 0.985527,
+    "MaxPool3d_2a": 0.985527,
     "Conv3d_2c_3x3": 0.651118,
-    "MaxPool3d_3a_3x3": 1.299166,
+    "MaxPool3d_3a": 1.299166,
     "Mixed_3c": 1.226276,
-    "MaxPool3d_4a_3x3": 2.154374,
+    "MaxPool3d_4a": 2.154374,
     "Mixed_4f": 2.605000,
-    "MaxPool3d_5a_2x2": 3.992679,
+    "MaxPool3d_5a": 3.992679,
     "Mixed_5c": 3.251844,
 }
 
@@ -126,7 +126,7 @@ def tensorflow_same(maps, kernel, stride):
 def test_sizes_that_no_stride_divides_are_padded_as_tensorflow_does(shape):
     network = InceptionI3D().eval()
     maps = torch.rand(1, 3, *shape)
-    unit, pool = network.Conv3d_1a_7x7, network.MaxPool3d_4a_3x3
+    unit, pool = network.Conv3d_1a_7x7, network.MaxPool3d_4a
     with torch.inference_mode():
         expected = functional.relu(
             unit.bn(functional.conv3d(tensorflow_same(maps, 7, 2), unit.conv3d.weight, stride=2))
@@ -142,7 +142,7 @@ def test_the_variant_pads_as_if_strides_divided_all_sizes():
     assert standard.Conv3d_1a_7x7(maps).shape[2:] == (11, 16, 16)
     assert variant.Conv3d_1a_7x7(maps).shape[2:] == (10, 16, 16)
     # That tool's pools round sizes up, so that the last of five frames is seen.
-    assert variant.MaxPool3d_5a_2x2(torch.rand(1, 3, 5, 4, 4)).shape[2:] == (3, 2, 2)
+    assert variant.MaxPool3d_5a(torch.rand(1, 3, 5, 4, 4)).shape[2:] == (3, 2, 2)
 
 
 @pytest.mark.parametrize(

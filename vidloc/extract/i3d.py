@@ -19,10 +19,10 @@ from pydantic import Field, model_validator
 from vidloc.core.records import Source
 from vidloc.extract.base import EncoderOptions, FrameSize
 from vidloc.extract.clip_classifier import ClassifierOptions, ClipClassifier, State
+from vidloc.extract.inception import NUM_FEATURES
 from vidloc.extract.inception_i3d import (
     MIN_FRAMES,
     MIN_SIDE_PX,
-    NUM_FEATURES,
     InceptionI3D,
     Variant,
     piergiaj_name,

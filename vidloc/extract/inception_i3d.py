@@ -11,42 +11,26 @@ were a multiple of the stride, which moves features by 1 to 8 percent.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Literal
 
 import torch
 from torch import nn
 from torch.nn import functional
 
-Variant = Literal["standard", "video_features"]
-Triple = tuple[int, int, int]
+from vidloc.extract.inception import MIXED, NUM_FEATURES, POOLS, MaxPool, Triple, Widths, padded
 
-NUM_FEATURES = 1024
+Variant = Literal["standard", "video_features"]
+
 MIN_FRAMES, MIN_SIDE_PX = 9, 193  # what is left of smaller clips cannot pass the last pool of 2 x 7 x 7
 _EPS: Mapping[Variant, float] = {"standard": 1e-3, "video_features": 1e-5}
 
-# Of each mixed block: maps in; 1x1; 1x1 and 3x3 of the second and of the third branch; 1x1 after the pool.
-_MIXED: Mapping[str, tuple[int, tuple[int, int, int, int, int, int]]] = {
-    "Mixed_3b": (192, (64, 96, 128, 16, 32, 32)),
-    "Mixed_3c": (256, (128, 128, 192, 32, 96, 64)),
-    "Mixed_4b": (480, (192, 96, 208, 16, 48, 64)),
-    "Mixed_4c": (512, (160, 112, 224, 24, 64, 64)),
-    "Mixed_4d": (512, (128, 128, 256, 24, 64, 64)),
-    "Mixed_4e": (512, (112, 144, 288, 32, 64, 64)),
-    "Mixed_4f": (528, (256, 160, 320, 32, 128, 128)),
-    "Mixed_5b": (832, (256, 160, 320, 32, 128, 128)),
-    "Mixed_5c": (832, (384, 192, 384, 48, 128, 128)),
-}
-_POOLS: Mapping[str, tuple[Triple, Triple]] = {
-    "MaxPool3d_2a_3x3": ((1, 3, 3), (1, 2, 2)),
-    "MaxPool3d_3a_3x3": ((1, 3, 3), (1, 2, 2)),
-    "MaxPool3d_4a_3x3": ((3, 3, 3), (2, 2, 2)),
-    "MaxPool3d_5a_2x2": ((2, 2, 2), (2, 2, 2)),
-}
-_ORDER = (
-    *("Conv3d_1a_7x7", "MaxPool3d_2a_3x3", "Conv3d_2b_1x1", "Conv3d_2c_3x3", "MaxPool3d_3a_3x3"),
-    *("Mixed_3b", "Mixed_3c", "MaxPool3d_4a_3x3", "Mixed_4b", "Mixed_4c", "Mixed_4d", "Mixed_4e", "Mixed_4f"),
-    *("MaxPool3d_5a_2x2", "Mixed_5b", "Mixed_5c"),
+# Pools have no tensors, so that only the names of the other stages are those of the checkpoints.
+_STAGES = (
+    *("Conv3d_1a_7x7", "MaxPool3d_2a", "Conv3d_2b_1x1", "Conv3d_2c_3x3", "MaxPool3d_3a"),
+    *("Mixed_3b", "Mixed_3c", "MaxPool3d_4a"),
+    *("Mixed_4b", "Mixed_4c", "Mixed_4d", "Mixed_4e", "Mixed_4f", "MaxPool3d_5a"),
+    *("Mixed_5b", "Mixed_5c"),
 )
 _HASSONY2_BRANCHES = {
     "branch_0": "b0",
@@ -75,13 +59,14 @@ class InceptionI3D(nn.Module):
             "Conv3d_2b_1x1": (64, 64, (1, 1, 1), (1, 1, 1)),
             "Conv3d_2c_3x3": (64, 192, (3, 3, 3), (1, 1, 1)),
         }
-        for name in _ORDER:
-            if name in convolutions:
+        for name in _STAGES:
+            kind, _, number = name.partition("_")
+            if kind == "Conv3d":
                 self.add_module(name, _Unit(*convolutions[name], variant))
-            elif name in _POOLS:
-                self.add_module(name, _MaxPool(*_POOLS[name], variant))
+            elif kind == "Mixed":
+                self.add_module(name, _Mixed(*MIXED[number], variant))
             else:
-                self.add_module(name, _Mixed(*_MIXED[name], variant))
+                self.add_module(name, MaxPool(*POOLS[number], static=variant == "video_features"))
         self.avg_pool = nn.AvgPool3d((2, 7, 7), stride=1)
         self.logits = nn.Sequential()
         self.logits.add_module("conv3d", nn.Conv3d(NUM_FEATURES, num_classes, 1))
@@ -93,7 +78,7 @@ class InceptionI3D(nn.Module):
         ceil(side / 32) - 6 rows and columns.
         """
         maps = clips
-        for name in _ORDER:
+        for name in _STAGES:
             maps = self.get_submodule(name)(maps)
         pooled: torch.Tensor = self.avg_pool(maps)
         return pooled
@@ -120,29 +105,17 @@ class _Unit(nn.Module):
         super().__init__()
         self.conv3d = nn.Conv3d(in_channels, out_channels, kernel, stride, bias=False)
         self.bn = nn.BatchNorm3d(out_channels, eps=_EPS[variant])
-        self._kernel, self._stride, self._variant = kernel, stride, variant
+        self._kernel, self._stride, self._static = kernel, stride, variant == "video_features"
 
     def forward(self, maps: torch.Tensor) -> torch.Tensor:
-        maps, padding = _padded(maps, self._kernel, self._stride, self._variant)
+        maps, padding = padded(maps, self._kernel, self._stride, static=self._static)
         conv = self.conv3d
         out = functional.conv3d(maps, conv.weight, conv.bias, self._stride, padding)
         return functional.relu_(self.bn(out))
 
 
-class _MaxPool(nn.Module):
-    def __init__(self, kernel: Triple, stride: Triple, variant: Variant) -> None:
-        super().__init__()
-        self._kernel, self._stride, self._variant = kernel, stride, variant
-
-    def forward(self, maps: torch.Tensor) -> torch.Tensor:
-        # The maps are not negative, so that it does not matter whether zeros or nothing is added around them. The
-        # ceiling matters where video_features pads too little; SAME leaves no remainder.
-        maps, padding = _padded(maps, self._kernel, self._stride, self._variant)
-        return functional.max_pool3d(maps, self._kernel, self._stride, padding, ceil_mode=True)
-
-
 class _Mixed(nn.Module):
-    def __init__(self, in_channels: int, widths: tuple[int, int, int, int, int, int], variant: Variant) -> None:
+    def __init__(self, in_channels: int, widths: Widths, variant: Variant) -> None:
         super().__init__()
         one, three = (1, 1, 1), (3, 3, 3)
         a, b1, b2, c1, c2, d = widths
@@ -151,29 +124,9 @@ class _Mixed(nn.Module):
         self.b1b = _Unit(b1, b2, three, one, variant)
         self.b2a = _Unit(in_channels, c1, one, one, variant)
         self.b2b = _Unit(c1, c2, three, one, variant)
-        self.b3a = _MaxPool(three, one, variant)
+        self.b3a = MaxPool(three, one, static=variant == "video_features")
         self.b3b = _Unit(in_channels, d, one, one, variant)
 
     def forward(self, maps: torch.Tensor) -> torch.Tensor:
         branches = (self.b0(maps), self.b1b(self.b1a(maps)), self.b2b(self.b2a(maps)), self.b3b(self.b3a(maps)))
         return torch.cat(branches, dim=1)
-
-
-def _padded(maps: torch.Tensor, kernel: Triple, stride: Triple, variant: Variant) -> tuple[torch.Tensor, Triple]:
-    # Equal paddings in front and behind are left to the layer; only unequal ones cost a copy.
-    sizes = maps.shape[2:]
-    totals = [_total_padding(n, k, s, variant) for n, k, s in zip(sizes, kernel, stride, strict=True)]
-    if all(total % 2 == 0 for total in totals):
-        return maps, (totals[0] // 2, totals[1] // 2, totals[2] // 2)
-    return functional.pad(maps, _front_and_behind(totals)), (0, 0, 0)
-
-
-def _total_padding(size: int, kernel: int, stride: int, variant: Variant) -> int:
-    if variant == "video_features":
-        return max(kernel - stride, 0)
-    return max((-(-size // stride) - 1) * stride + kernel - size, 0)
-
-
-def _front_and_behind(totals: Sequence[int]) -> list[int]:
-    # functional.pad wants the last axis first.
-    return [side for total in reversed(totals) for side in (total // 2, total - total // 2)]
