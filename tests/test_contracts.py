@@ -16,7 +16,7 @@ SMALL = {
     "slowfast_r50": {"short_side_px": "224", "crop_px": "224"},
     "i3d_r50": {"short_side_px": "224", "crop_px": "224"},
     "i3d": {"num_frames": "9", "crop_px": "193"},
-    **dict.fromkeys(("r2plus1d_18", "r2plus1d_34_clip32", "r2plus1d_34_clip8"), {"num_frames": "2"}),
+    **{name: {"num_frames": "2"} for name in ("r2plus1d_18", "r2plus1d_34_clip32", "r2plus1d_34_clip8")},
     "s3d": {"num_frames": "14"},
     "s3d_milnce": {"num_frames": "4", "crop_px": "64"},
 }
