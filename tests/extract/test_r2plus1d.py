@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
@@ -12,6 +13,7 @@ from torchvision.models.video import R2Plus1D_18_Weights, r2plus1d_18
 from torchvision.models.video.resnet import Conv2Plus1D
 
 from vidloc.errors import OptionError, WeightsError
+from vidloc.extract import weights
 from vidloc.extract.base import Sample
 from vidloc.extract.pictures import sized
 from vidloc.extract.r2plus1d import R2Plus1D, ig65m_34
@@ -158,6 +160,23 @@ def test_each_member_has_weights_of_its_own(name, monkeypatch, tmp_path):
     monkeypatch.setenv("VIDLOC_CACHE", str(tmp_path))
     with pytest.raises(WeightsError, match=f"vidloc weights fetch {name}\n"):
         R2Plus1D.check_weights(R2Plus1D.Options(), name=name)
+
+
+def test_published_weights_bring_the_names_of_their_classes(plain, build_encoder, monkeypatch, tmp_path):
+    monkeypatch.setenv("VIDLOC_CACHE", str(tmp_path))
+    entry = weights.PUBLISHED["r2plus1d_18"]
+    path = tmp_path / "weights" / entry.file_name
+    path.parent.mkdir()
+    torch.save(plain.state_dict(), path)
+    published = {"r2plus1d_18": replace(entry, sha256=weights.sha256_of(path))}
+    monkeypatch.setattr(weights, "PUBLISHED", published)
+    template = build_encoder("r2plus1d_18", scores=True).stream()
+    assert template.fields["scores"].row_shape == (400,) == (len(template.vocabulary),)
+    assert (template.vocabulary[0], template.vocabulary[161], template.vocabulary[399]) == (
+        "abseiling",
+        "hurling (sport)",
+        "zumba",
+    )
 
 
 def test_options_out_of_range_are_refused():

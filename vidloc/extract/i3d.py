@@ -6,6 +6,8 @@ weight. At a crop of 224 pixels there is one position per eight frames, at 256 f
 
 `variant=video_features` repeats the arithmetic of that tool, to extend sets of features made with it; its crop may
 lie one pixel from ours where the margin is odd.
+
+The weights fine-tuned on Charades (157 classes) are fetched as `i3d_charades` and given by path.
 """
 
 from __future__ import annotations
