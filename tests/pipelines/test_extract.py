@@ -19,11 +19,14 @@ from vidloc.datasets.base import Annotations, Dataset, Media
 from vidloc.errors import MediaError, OptionError, ProvenanceError, StoreError, UnknownNameError, WeightsError
 from vidloc.pipelines import extract as extract_module
 from vidloc.pipelines.extract import Selection, extract, plan_extraction
-from vidloc.pipelines.extraction import session
+from vidloc.pipelines.extraction import decoding, session
+from vidloc.pipelines.extraction.background import RunAhead
 from vidloc.pipelines.extraction.interrupts import Interrupts
 from vidloc.pipelines.extraction.items import open_dataset
 from vidloc.pipelines.extraction.progress import Silent
 from vidloc.stores.base import append_to_store, open_store
+from vidloc.stores.hdf5_store import staging_of
+from vidloc.stores.lock import Holder
 
 DATA = Path(__file__).parent.parent / "data"
 COLOUR, LOUDNESS = str(DATA / "mean_colour.py"), str(DATA / "loudness.py")
@@ -55,6 +58,11 @@ class Signals(Silent):
         if self.left == 0:
             for number in self.numbers:
                 os.kill(os.getpid(), number)
+
+
+def stale_lock() -> str:
+    """The lock of a process of this host that no longer runs."""
+    return Holder.here().model_copy(update={"started": "0"}).model_dump_json()
 
 
 class Corpus(Dataset):
@@ -266,6 +274,46 @@ ENCODER = Fragile
         assert report.failures == ["gone"]
         assert "there is no such file" in report.with_status("failed")[0].reason
 
+    def test_a_name_that_no_disk_takes_fails_as_its_item(self, folder, tmp_path):
+        (tmp_path / "list.csv").write_text(f"item_id,path\nhere,{folder / 'v00.mp4'}\nlong,{'x' * 300}.mp4\n")
+        report = extract(tmp_path / "s.zarr", [f"colour={COLOUR}"], Selection(videos=tmp_path / "list.csv"))
+        assert report.failures == ["long"]
+        assert [o.item_id for o in report.with_status("done")] == ["here"]
+
+    def test_a_pipe_is_no_video(self, tmp_path):
+        os.mkfifo(tmp_path / "pipe.mp4")
+        (tmp_path / "list.csv").write_text("path\npipe.mp4\n")
+        report = extract(tmp_path / "s.zarr", [f"colour={COLOUR}"], Selection(videos=tmp_path / "list.csv"))
+        assert "no plain file" in report.with_status("failed")[0].reason
+
+    def test_a_file_that_becomes_unreadable_fails_as_its_item_and_the_run_goes_on(self, folder, tmp_path, monkeypatch):
+        read = decoding.item_info
+
+        def gone_meanwhile(item_id, path, **found):
+            if item_id == "v01.mp4":
+                raise PermissionError(13, "Permission denied", str(path))
+            return read(item_id, path, **found)
+
+        monkeypatch.setattr(decoding, "item_info", gone_meanwhile)
+        report = extract(tmp_path / "s.zarr", [f"colour={COLOUR}", LOUDNESS], of_folder(folder))
+        assert report.failures == ["v01.mp4"]
+        assert {o.reason for o in report.with_status("failed")} == {
+            "PermissionError: [Errno 13] Permission denied: 'v01.mp4'"
+        }
+        assert len(report.with_status("done")) == 8
+
+    def test_an_error_of_the_decoding_thread_is_never_lost(self):
+        def made():
+            yield 1
+            raise ValueError("a fault of our own")
+
+        with RunAhead(made(), size_of=lambda item: 1, capacity_bytes=10) as ahead:
+            assert ahead.take(5.0) == 1
+            ahead._thread.join(5.0)  # the error has come before anybody asks
+            assert not ahead.exhausted
+            with pytest.raises(ValueError, match="a fault of our own"):
+                ahead.take(5.0)
+
 
 class TestResume:
     def test_a_further_encoder_does_its_own_rows_only(self, folder, tmp_path):
@@ -314,6 +362,27 @@ class TestInterrupts:
         extract(tmp_path / "s.zarr", [f"colour={COLOUR}"], of_folder(folder))
         extract(tmp_path / "whole.zarr", [f"colour={COLOUR}"], of_folder(folder))
         assert digests(tmp_path / "s.zarr") == digests(tmp_path / "whole.zarr")
+
+    def test_a_stopped_hdf5_run_leaves_its_rows_beside_the_file_and_goes_on(self, folder, tmp_path):
+        arguments = (tmp_path / "s.h5", [f"colour={COLOUR}"], of_folder(folder))
+        report = extract(*arguments, progress=Signals(signal.SIGTERM, after=3))
+        assert report.staged
+        assert f"vidloc store finish {tmp_path / 's.h5'}" in report.lines()[-1]
+        assert not (tmp_path / "s.h5").exists()
+        with open_store(tmp_path / "s.h5") as store:
+            assert store.items() == ["v00.mp4", "v01.mp4"]
+        assert plan_extraction(*arguments).already_done == 2
+        extract(*arguments)
+        assert not staging_of(tmp_path / "s.h5").exists()
+        extract(tmp_path / "whole.zarr", *arguments[1:])
+        assert digests(tmp_path / "s.h5") == digests(tmp_path / "whole.zarr")
+
+    def test_a_store_stopped_while_it_was_begun_is_planned_and_made(self, folder, tmp_path):
+        (tmp_path / "s.zarr").mkdir()
+        (tmp_path / "s.zarr" / "lock").write_text(stale_lock())
+        arguments = (tmp_path / "s.zarr", [f"colour={COLOUR}"], of_folder(folder))
+        assert len(plan_extraction(*arguments).work) == 5
+        assert len(extract(*arguments).with_status("done")) == 5
 
     def test_an_item_that_takes_longer_than_the_grace_is_dropped_whole(self, folder, tmp_path, monkeypatch):
         monkeypatch.setattr(extract_module, "Interrupts", lambda: Interrupts(grace_s=0.0))

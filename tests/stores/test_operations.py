@@ -6,6 +6,7 @@ import itertools
 from fractions import Fraction
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 
@@ -319,3 +320,48 @@ def test_facts_count_rows_bytes_and_statuses(tmp_path, suffix):
         assert regions.num_bytes == sum(array.nbytes for rows in read for array in rows.fields.values())
         assert facts.digest == store.digest()
     assert 0 < facts.disk_bytes < 2**20
+
+
+def test_a_digest_that_became_zeros_is_damage(tmp_path, suffix):
+    # As after a lost page of the disk: without its digest an item's rows cannot be told to be the committed ones.
+    path = make(tmp_path / f"s{suffix}", "ab")
+    if suffix == ".zarr":
+        column = path / "streams" / "clip" / "table" / "digest" / "c" / "0" / "0"
+        column.write_bytes(bytes(32) + column.read_bytes()[32:])
+    else:
+        with h5py.File(path, "r+") as file:
+            file["streams/clip/table/digest"][0] = 0
+    damages = verify(path).damages
+    assert [(d.stream, d.item) for d in damages] == [("clip", "a")]
+    assert "no digest" in damages[0].problem
+    assert len(verify(path, quick=True).damages) == 1
+    with pytest.raises(StoreError, match="is damaged"):
+        merge(tmp_path / "all.zarr", [path])
+
+
+def test_rows_that_wait_beside_an_hdf5_file_take_part_in_a_merge(tmp_path):
+    writer = create_store(tmp_path / "all.h5")
+    writer.add_stream(CLIP)
+    writer.write("clip", "a", Rows.dense(features=np.ones((2, 16), np.float16)), GRID)
+    writer.commit("a")
+    writer.stop()
+    assert facts_of(tmp_path / "all.h5").disk_bytes > 0
+    with create_store(tmp_path / "part.zarr") as part:
+        part.add_stream(CLIP)
+        part.mark("clip", "a", "failed", "the disk was away")
+        part.commit("a")
+    merge(tmp_path / "all.h5", [tmp_path / "part.zarr"])
+    with open_store(tmp_path / "all.h5") as store:
+        assert store.entry("clip", "a").status == "done"
+
+
+def test_facts_while_files_are_folded_away(tmp_path, monkeypatch):
+    path = make(tmp_path / "s.zarr", "a")
+    listed = Path.rglob
+
+    def and_one_that_goes(self, pattern):
+        yield from listed(self, pattern)
+        yield self / ".zarr.json.tmp"
+
+    monkeypatch.setattr(Path, "rglob", and_one_that_goes)
+    assert facts_of(path).disk_bytes > 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -416,3 +417,54 @@ def test_a_write_does_not_follow_links_out_of_the_store(tmp_path):
     with pytest.raises(StoreError, match="Too many levels of symbolic links"):
         append_to_store(path)
     assert target.stat().st_size == 48
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"item_id": "two\nlines"}, "cannot be stored"),
+        ({"streams": {"clip": {"status": "failed", "reason": "two\nlines"}}}, "reason"),
+    ],
+)
+def test_texts_of_the_journal_are_not_trusted(tmp_path, change, message):
+    # Folded into the tables, a line break would give their other entries to the wrong items.
+    with create_store(tmp_path / "s.zarr") as writer:
+        writer.add_stream(CLIP)
+    commit = json.dumps({"item_id": "a", "streams": {}} | change).encode()
+    journal = next((tmp_path / "s.zarr").glob("journal-*"))
+    journal.write_bytes(b'{"sha256":"' + hashlib.sha256(commit).hexdigest().encode() + b'","commit":' + commit + b"}\n")
+    with pytest.raises(StoreError, match=message):
+        open_store(tmp_path / "s.zarr")
+
+
+def test_ids_that_would_steer_a_terminal_are_refused(tmp_path):
+    with create_store(tmp_path / "s.zarr") as writer:
+        writer.add_stream(CLIP)
+        writer.mark("clip", "item", "failed", "for a test")
+        writer.commit("item")
+    column = tmp_path / "s.zarr" / "items" / "id" / "c" / "0"
+    column.write_bytes(column.read_bytes().replace(b"item", b"\x1b[2J"))
+    with pytest.raises(StoreError, match="control characters"):
+        open_store(tmp_path / "s.zarr")
+
+
+def test_a_single_number_in_place_of_a_dataset_is_damage(tmp_path):
+    with create_store(tmp_path / "s.h5") as writer:
+        writer.add_stream(CLIP)
+    with h5py.File(tmp_path / "s.h5", "r+") as file:
+        del file["streams/clip/table/num_rows"]
+        file["streams/clip/table/num_rows"] = np.int64(5)
+    with pytest.raises(StoreError, match="expected int64 rows"):
+        open_store(tmp_path / "s.h5")
+
+
+def test_what_the_file_system_refuses_is_one_sentence(tmp_path):
+    with pytest.raises(StoreError, match="too long"):
+        open_store(tmp_path / f"{'x' * 300}.zarr")
+    with create_store(tmp_path / "s.zarr") as writer:
+        writer.add_stream(CLIP)
+    journal = next((tmp_path / "s.zarr").glob("journal-*"))
+    journal.unlink()
+    journal.mkdir()
+    with pytest.raises(StoreError, match="cannot be read"):
+        open_store(tmp_path / "s.zarr")

@@ -106,7 +106,7 @@ def extract(ctx: click.Context, /, **flags: Any) -> None:
         ctx.exit(128 + signal.SIGINT)
     _print(report, as_json=flags["as_json"])
     if report_file is not None:
-        report_file.write_text(json.dumps(report.as_json(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        _write_report(report_file, report)
     ctx.exit(_exit_code(report, flags["allow_failures"]))
 
 
@@ -136,6 +136,13 @@ def _writable(path: Path) -> Path:
     if path.is_dir() or not path.absolute().parent.is_dir():
         raise click.BadParameter(f"{str(path)!r} is not a file in an existing folder.", param_hint="--report")
     return path
+
+
+def _write_report(path: Path, report: ExtractReport) -> None:
+    try:
+        path.write_text(json.dumps(report.as_json(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise click.FileError(str(path), hint=f"{error.strerror}. The store is complete without it.") from error
 
 
 def _exit_code(report: ExtractReport, allowed: int) -> int:

@@ -155,8 +155,8 @@ def unlock(path: Path, *, yes: bool) -> None:
 
     Two writers at once would spoil each other's commits. A dead writer of this host needs no unlocking.
     """
-    if not yes:
-        holder = operations.writer_of(path) or "an unknown writer"
+    holder = operations.writer_of(path)
+    if holder and not yes:
         click.confirm(f"{path} is locked by {holder}. Is that process gone for sure?", abort=True, err=True)
     click.echo(f"Removed the lock of {operations.unlock(path)}.")
 

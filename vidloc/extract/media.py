@@ -12,6 +12,7 @@ Rules that hold for every file:
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -94,12 +95,15 @@ def open_media(path: str | Path) -> Iterator[Any]:
         MediaError: it cannot be opened; the reason is said in one line.
     """
     name = os.fspath(path)
+    found = _stat(name)
+    if found is not None and not (stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode)):
+        raise MediaError(f"{name} cannot be opened: it is no plain file but a pipe or a device, which may never end.")
     try:
         # With the protocol named, a dash or a colon in a name means nothing; the whitelist keeps playlists from
         # reaching beyond this file.
         container = av.open(f"file:{name}", options={"protocol_whitelist": "file"})
     except (av.FFmpegError, UnicodeEncodeError, ValueError) as error:
-        raise MediaError(f"{name} cannot be opened: {_why_not(Path(name), error)}.") from error
+        raise MediaError(f"{name} cannot be opened: {_why_not(found, error)}.") from error
     with container:
         yield container
 
@@ -212,12 +216,21 @@ class TrackDecoder(Generic[Frame]):
         return frames
 
 
-def _why_not(path: Path, error: Exception) -> str:
-    if path.is_dir():
-        return "it is a folder"
-    if not path.exists():
+def _stat(name: str) -> os.stat_result | None:
+    try:
+        return Path(name).stat()
+    except (OSError, ValueError):  # not there, a closed folder above it, a name too long, or none at all
+        return None
+
+
+def _why_not(found: os.stat_result | None, error: Exception) -> str:
+    if isinstance(error, PermissionError):
+        return "this user may not read it"
+    if found is None:
         return "there is no such file"
-    if path.stat().st_size == 0:
+    if stat.S_ISDIR(found.st_mode):
+        return "it is a folder"
+    if found.st_size == 0:
         return "the file is empty (0 bytes)"
     return f"no video or sound was recognised in it ({one_line(error)}); it may be cut off or no media file"
 

@@ -25,9 +25,9 @@ from vidloc.pipelines.extraction.plan import ExtractPlan, make_plan
 from vidloc.pipelines.extraction.progress import Progress, Silent
 from vidloc.pipelines.extraction.report import ExtractReport, Timing
 from vidloc.pipelines.extraction.session import Session
+from vidloc.stores.backends import store_exists
 from vidloc.stores.base import FeatureStore, append_to_store, open_store
 from vidloc.stores.fitting import check_same_origin
-from vidloc.stores.hdf5_store import staging_of
 
 __all__ = ["DEFAULT_STRIDE_S", "ExtractPlan", "ExtractReport", "Selection", "extract", "plan_extraction"]
 
@@ -75,6 +75,8 @@ def extract(
         session = Session(writer, {encoder.stream: encoder for encoder in ready}, plan.work)
         timing = Timing()
         signal = _run(plan, items, ready, session, progress or Silent(), timing)
+        if signal is not None:
+            writer.stop()  # rewriting a large HDF5 file would outlast the patience of a scheduler
     timing.encode_s = session.encode_s
     timing.write_s = session.write_s
     timing.wall_s = time.perf_counter() - begun
@@ -88,6 +90,7 @@ def extract(
         video_s=session.video_s,
         timing=timing,
         interrupted_by=signal,
+        staged=signal is not None and writer.backend == "hdf5",
     )
 
 
@@ -106,7 +109,7 @@ def plan_extraction(
     """
     ready, items = _prepare(encoders, selection, stride_s, device)
     where = str(ready[0].encoder.device)
-    if not (Path(store).exists() or staging_of(Path(store)).is_dir()):
+    if not store_exists(store):
         return make_plan(items, ready, None, path=str(store), device=where)
     with open_store(store) as reader:
         _refuse_other_origin(reader, ready)

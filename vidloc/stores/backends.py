@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
@@ -21,7 +23,8 @@ _SUFFIXES: dict[str, Backend] = {".zarr": "zarr", ".h5": "hdf5", ".hdf5": "hdf5"
 
 def open_store(path: str | Path) -> FeatureStore:
     """See `vidloc.stores.base.open_store`."""
-    store = ZarrStore(path) if _existing(Path(path)) == "zarr" else Hdf5Store(path)
+    with _questions(Path(path)):
+        store = ZarrStore(path) if _existing(Path(path)) == "zarr" else Hdf5Store(path)
     _ = store.contents  # damage is found here rather than at the first read
     return store
 
@@ -29,25 +32,49 @@ def open_store(path: str | Path) -> FeatureStore:
 def create_store(path: str | Path, *, backend: Backend | None = None) -> FeatureWriter:
     """See `vidloc.stores.base.create_store`."""
     path = Path(path)
-    for taken in (path, staging_of(path)):
-        if taken.exists():
-            raise StoreError(
-                f"cannot create store {path}: {taken} exists. Choose another path, or append to the store."
-            )
+    with _questions(path):
+        taken = next((place for place in (path, staging_of(path)) if place.exists()), None)
+    if taken is not None:
+        raise StoreError(f"cannot create store {path}: {taken} exists. Choose another path, or append to the store.")
     return _writer(path, backend or _by_suffix(path))
 
 
 def append_to_store(path: str | Path) -> FeatureWriter:
     """See `vidloc.stores.base.append_to_store`."""
     path = Path(path)
-    exists = path.exists() or staging_of(path).exists()
-    return _writer(path, _existing(path) if exists else _by_suffix(path))
+    with _questions(path):
+        there = path.exists() or staging_of(path).exists()
+        backend = _existing(path) if there else _by_suffix(path)
+    return _writer(path, backend)
+
+
+def store_exists(path: str | Path) -> bool:
+    """Whether something lies at a path that `open_store` is to read; not so a store stopped while it was begun.
+
+    Raises:
+        StoreError: this user may not look.
+    """
+    path = Path(path)
+    with _questions(path):
+        begun = path.is_dir() and not (path / METADATA_NAME).exists() and _is_begun(path)
+        return not begun and (path.exists() or staging_of(path).is_dir())
 
 
 def lock_folder(path: str | Path) -> Path:
     """Where a store's lock lies: in its folder, or in the staging folder beside an HDF5 file."""
     path = Path(path)
     return path if path.is_dir() else staging_of(path)
+
+
+@contextmanager
+def _questions(path: Path) -> Iterator[None]:
+    """What the file system says of a path that may not be looked at (or is too long) is a `StoreError`."""
+    try:
+        yield
+    except StoreError:
+        raise
+    except OSError as error:
+        raise StoreError(f"store {path} cannot be read: {error}.") from error
 
 
 def _writer(path: Path, backend: Backend) -> FeatureWriter:

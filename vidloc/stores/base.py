@@ -190,6 +190,12 @@ class FeatureWriter(FeatureStore, Protocol):
     def discard(self, item_id: str) -> None:
         """Forget what was said of an item since its last commit."""
 
+    def stop(self) -> None:
+        """Close in a moment, whatever the size: HDF5 leaves new rows in its staging folder, Zarr stores are whole.
+
+        What was committed stays and is read; the next writer, or `vidloc store finish`, folds it.
+        """
+
     def flush(self) -> None:
         """Fold the journal, so that plain zarr or h5py clients see all commits (HDF5: at `close` only)."""
 

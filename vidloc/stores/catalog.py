@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from vidloc.errors import StoreError
 from vidloc.stores.base import StreamSpec
-from vidloc.stores.format import ArrayLayout, Root, item_arrays, stream_arrays, table_arrays
+from vidloc.stores.format import ArrayLayout, Root, check_item_id, item_arrays, stream_arrays, table_arrays
 from vidloc.stores.packed import PackedArray
 from vidloc.stores.reading import Contents, Part, StreamState
 from vidloc.stores.tables import Commit, ItemTable, StreamTable, split_texts
@@ -72,8 +72,9 @@ def apply_commit(contents: Contents, commit: Commit, *, store: str) -> None:
     """Add a commit to the newest tables.
 
     Raises:
-        StoreError: it speaks of a stream that the store lacks.
+        StoreError: it speaks of a stream that the store lacks, or its id is none.
     """
+    check_item_id(commit.item_id)
     contents.items[-1].add(commit.item_id, commit.info)
     for name, entry in commit.streams.items():
         if name not in contents.streams:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import stat
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from vidloc.core.timeline import TimeGrid
 from vidloc.errors import StoreError
 from vidloc.stores.base import FeatureStore, StreamSpec, open_store
 from vidloc.stores.format import entry_bytes
+from vidloc.stores.hdf5_store import staging_of
 from vidloc.stores.operations import writer_of
 from vidloc.stores.tables import STATUSES, WITH_ROWS
 
@@ -158,8 +160,16 @@ def _grid(store: FeatureStore, spec: StreamSpec, items: list[str]) -> tuple[Frac
 
 
 def _disk_bytes(path: Path) -> int:
-    files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
-    return sum(file.stat().st_blocks * 512 for file in files)
+    """Of the store's files, and of the rows that wait beside an HDF5 file."""
+    return sum(map(_blocks_bytes, [path, *path.rglob("*"), *staging_of(path).rglob("*")]))
+
+
+def _blocks_bytes(path: Path) -> int:
+    try:
+        found = path.lstat()
+    except FileNotFoundError:  # a writer folded it away meanwhile
+        return 0
+    return found.st_blocks * 512 if stat.S_ISREG(found.st_mode) else 0
 
 
 def _seconds(time: Fraction) -> str:

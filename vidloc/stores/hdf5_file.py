@@ -228,7 +228,8 @@ def _read_catalog(file: h5py.File, where: str) -> Catalog:
         expected |= arrays_of_stream(catalog.specs[name])
     for name, layout in expected.items():
         dataset = _member(file, name, h5py.Dataset, where)
-        if dataset.dtype != np.dtype(layout.dtype).newbyteorder("<") or dataset.shape[1:] != layout.entry_shape:
+        is_rows = dataset.ndim == 1 + len(layout.entry_shape) and dataset.shape[1:] == layout.entry_shape
+        if dataset.dtype != np.dtype(layout.dtype).newbyteorder("<") or not is_rows:
             raise StoreError(
                 f"{where}: dataset {name} holds {dataset.dtype} {dataset.shape}, expected {layout.dtype} rows of "
                 f"{layout.entry_shape}."

@@ -96,7 +96,8 @@ class Hdf5Writer(StoreReader):
         super().__init__(path)
         self._staging = ZarrWriter(staging_of(self._path), store=self._path)
         try:
-            self._file = load_file(self._path) if self._path.exists() else Contents()
+            with disk_errors(self._path):
+                self._file = load_file(self._path) if self._path.exists() else Contents()
             for state in self._file.streams.values():
                 self._staging.add_stream(state.spec)
         except BaseException:
@@ -145,6 +146,12 @@ class Hdf5Writer(StoreReader):
         """Fold the staging folder's journal; plain h5py clients see new rows only after `close`."""
         self._staging.flush()
 
+    def stop(self) -> None:
+        """See `FeatureWriter`."""
+        if self._contents is not None:
+            self._staging.close()
+            super().close()
+
     def close(self) -> None:
         """Drop what was not committed, write the file anew where there is something new, and remove the folder."""
         if self._contents is None:
@@ -164,9 +171,8 @@ class Hdf5Writer(StoreReader):
     ) -> None:
         if error is None:
             self.close()
-        elif self._contents is not None:
-            self._staging.close()
-            super().close()
+        else:
+            self.stop()
 
     def _has_news(self) -> bool:
         staged = self._staging.contents

@@ -16,12 +16,12 @@ from typing import Any
 from vidloc.core.records import ItemInfo
 from vidloc.core.timeline import Spans, Timeline
 from vidloc.errors import ProvenanceError, StoreError
-from vidloc.stores.backends import lock_folder
+from vidloc.stores.backends import lock_folder, store_exists
 from vidloc.stores.base import FeatureStore, FeatureWriter, ItemEntry, StreamSpec, append_to_store, open_store
 from vidloc.stores.digest import digest_of_rows
 from vidloc.stores.lock import holder_of
 from vidloc.stores.operations import Progress
-from vidloc.stores.tables import STATUSES
+from vidloc.stores.tables import STATUSES, WITH_ROWS
 
 # Rows copied at a time, so that an item of any length needs little memory.
 _BLOCK_BYTES = 32 * 1024**2
@@ -75,7 +75,7 @@ def merge(out: str | Path, parts: Sequence[str | Path], *, progress: Progress | 
         raise StoreError(f"{out} is a part and the result at once; give the result a place of its own.")
     with ExitStack() as stack:
         stores = [stack.enter_context(open_store(part)) for part in sources]
-        existing = [stack.enter_context(open_store(out))] if target.exists() else []
+        existing = [stack.enter_context(open_store(out))] if store_exists(target) else []
         plan = _plan([*existing, *stores])
         notes = tuple(note for part in sources if (note := _being_written(part)))
         writer = stack.enter_context(append_to_store(out))
@@ -128,7 +128,7 @@ def _write(writer: FeatureWriter, plan: _Plan, progress: Progress | None) -> int
 
 def _copy(writer: FeatureWriter, spec: StreamSpec, item: str, choice: _Choice) -> None:
     entry = choice.entry
-    if entry.digest:
+    if entry.status in WITH_ROWS:
         timeline = choice.store.timeline(spec.name, item)
         rows = choice.store.read(spec.name, item)
         if digest_of_rows(spec, rows, timeline, entry.extent) != entry.digest:

@@ -11,6 +11,7 @@ from vidloc.stores.backends import lock_folder
 from vidloc.stores.base import FeatureStore, ItemEntry, StreamSpec, append_to_store, open_store
 from vidloc.stores.digest import digest_of_rows
 from vidloc.stores.lock import LOCK_NAME, holder_of, remove_lock
+from vidloc.stores.tables import WITH_ROWS
 
 Progress = Callable[[int, int], None]
 """Called with how many (stream, item) pairs are through, and how many there are."""
@@ -116,7 +117,8 @@ def finish(path: str | Path) -> str:
 
 
 def _with_rows(store: FeatureStore, stream: str) -> dict[str, ItemEntry]:
-    return {item: entry for item, entry in store.entries(stream).items() if entry.digest}
+    # An entry with only one of both is damaged, which is found when its rows are looked for.
+    return {item: e for item, e in store.entries(stream).items() if e.digest or e.status in WITH_ROWS}
 
 
 def _problem(store: FeatureStore, spec: StreamSpec, item: str, entry: ItemEntry, *, quick: bool) -> str:
@@ -127,6 +129,8 @@ def _problem(store: FeatureStore, spec: StreamSpec, item: str, entry: ItemEntry,
         return str(error)
     if rows.num_rows != entry.num_rows:
         return f"its table states {entry.num_rows} rows, {rows.num_rows} were read"
+    if not entry.digest:
+        return "its table states no digest: bytes changed since it was committed"
     if quick:
         return ""
     found = digest_of_rows(spec, rows, timeline, entry.extent)

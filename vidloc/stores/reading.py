@@ -115,7 +115,12 @@ class StoreReader(ABC):
     def contents(self) -> Contents:
         """Tables and arrays, loaded on first use."""
         if self._contents is None:
-            self._contents = self.load()
+            try:
+                self._contents = self.load()
+            except StoreError:
+                raise
+            except OSError as error:
+                raise StoreError(f"store {self._path} cannot be read: {error}.") from error
         return self._contents
 
     def streams(self) -> dict[str, StreamSpec]:

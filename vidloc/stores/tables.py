@@ -33,7 +33,7 @@ class Entry(Record):
     """
 
     status: Status
-    reason: str = ""
+    reason: str = Field(default="", pattern=r"^[^\n]*$")
     first_row: int = Field(default=0, ge=0, lt=2**63)
     num_rows: int = Field(default=0, ge=0, lt=2**63)
     digest: str = Field(default="", pattern=r"^([0-9a-f]{64})?$")
@@ -209,8 +209,10 @@ def split_texts(column: NDArray[np.uint8], count: int, *, where: str) -> list[st
     """Inverse of `join_texts`.
 
     Raises:
-        StoreError: no UTF-8, or another number of texts.
+        StoreError: no UTF-8, control characters, or another number of texts.
     """
+    if ((column < 0x20) & (column != 0x0A)).any():  # they could steer a terminal that shows them
+        raise StoreError(f"{where} is damaged: it holds control characters.")
     try:
         texts = column.tobytes().decode().split("\n")
     except UnicodeDecodeError as error:

@@ -199,6 +199,10 @@ class ZarrWriter(StoreReader):
             if self._journal.num_commits:
                 self._roll_journal()
 
+    def stop(self) -> None:
+        """See `FeatureWriter`."""
+        self.close()
+
     def close(self) -> None:
         """Drop what was not committed, fold the journal, trim small arrays, and let the next writer in."""
         if self._contents is None:

@@ -73,9 +73,9 @@ class RunAhead(Generic[T]):
 
     @property
     def exhausted(self) -> bool:
-        """Whether nothing is left and nothing more will come."""
+        """Whether nothing is left and nothing more will come, not even an error that `take` is to raise."""
         with self._changed:
-            return self._exhausted and not self._waiting
+            return self._exhausted and not self._waiting and self._error is None
 
     def _run(self) -> None:
         try:

@@ -15,7 +15,6 @@ import numpy as np
 
 from vidloc.core.records import ItemInfo, Narration, Status
 from vidloc.core.timeline import TimeGrid
-from vidloc.errors import MediaError
 from vidloc.extract import media
 from vidloc.extract.base import AudioInput, ClipInput, FrameInput, Sample
 from vidloc.extract.facts import item_info, source_sha256
@@ -24,6 +23,7 @@ from vidloc.extract.sound import AudioPass, AudioReport
 from vidloc.pipelines.extraction.encoders import StreamEncoder
 from vidloc.pipelines.extraction.plan import ItemWork
 from vidloc.pipelines.extraction.report import reason_of
+from vidloc.stores.tables import WITH_ROWS
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,7 +73,8 @@ def decode_items(
     for item in work:
         decoder = _ItemDecoder(item, {name: encoders[name] for name in item.streams}, narrations.get(item.item_id, ()))
         yield from decoder.samples()
-        yield Ended(item.item_id, decoder.tracks, decoder.info())
+        info = decoder.info()
+        yield Ended(item.item_id, decoder.tracks, info)
 
 
 @dataclass(frozen=True)
@@ -118,7 +119,7 @@ class _ItemDecoder:
             return
         try:
             found = media.probe(path)
-        except MediaError as error:
+        except Exception as error:  # noqa: BLE001  (whatever a decoder raises fails this item, not the run)
             self._end(timed, self._failed(error))
             return
         clock = None
@@ -132,11 +133,17 @@ class _ItemDecoder:
             self._end(self._sounds, TrackEnd("absent", reason="the file has no sound track"))
 
     def info(self) -> ItemInfo | None:
-        """Facts of the file; `None` where there is no file to read."""
-        path = self._item.path
-        if path is None or not path.is_file() or not (self._pictures or self._sounds):
+        """Facts of the file, `None` where it cannot be read: rows of a file that went away meanwhile are failed."""
+        path, timed = self._item.path, (*self._pictures, *self._sounds)
+        if path is None or not timed:
             return None
-        return item_info(self._item.item_id, path, video=self._video, audio=self._audio)
+        try:
+            if not path.is_file():
+                raise FileNotFoundError(f"{path} is not there, or no plain file")
+            return item_info(self._item.item_id, path, video=self._video, audio=self._audio)
+        except OSError as error:
+            self._end([name for name in timed if self.tracks[name].status in WITH_ROWS], self._failed(error))
+            return None
 
     def _said(self) -> Iterator[Arrived]:
         for narration in self._narrations if self._texts else ():
@@ -150,12 +157,12 @@ class _ItemDecoder:
 
     def _seen(self, path: Path) -> Generator[Arrived, None, _Clock | None]:
         """Samples of the picture track; returns its clock, by which the sound is laid out."""
-        if not self._pictures and (known := self._known_clock(path)) is not None:
-            return known
         video = VideoPass(path, self._pictures)
         try:
+            if not self._pictures and (known := self._known_clock(path)) is not None:
+                return known
             yield from self._taken(video)
-        except Exception as error:  # noqa: BLE001  (whatever a decoder raises fails this item, not the run)
+        except Exception as error:  # noqa: BLE001  (as above)
             self._end(self._pictures, self._failed(error))
             return None
         report = video.report

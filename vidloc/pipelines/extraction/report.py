@@ -59,6 +59,7 @@ class ExtractReport:
         rows: rows made by this run, by stream.
         video_s: seconds of video and sound that went through.
         interrupted_by: number of the signal that ended the run early.
+        staged: the new rows wait beside an HDF5 file, which was not written anew for the sake of a quick stop.
     """
 
     store: str
@@ -70,6 +71,7 @@ class ExtractReport:
     video_s: float
     timing: Timing
     interrupted_by: int | None = None
+    staged: bool = False
 
     def with_status(self, status: Status) -> list[Outcome]:
         """Outcomes of one status."""
@@ -95,6 +97,7 @@ class ExtractReport:
             "missing": list(self.missing),
             "not_reached": self.not_reached,
             "interrupted_by": self.interrupted_by,
+            "staged": self.staged,
             "rows": dict(self.rows),
             "clips_per_s": round(self.clips_per_s, 3),
             "video_hours": round(self.video_s / 3600, 6),
@@ -134,6 +137,7 @@ class ExtractReport:
             text.append(
                 f"Stopped by signal {self.interrupted_by}; {self.not_reached} items are left. "
                 "What is listed is committed: the same command goes on from here."
+                + (f" Plain h5py sees it after: vidloc store finish {self.store}" if self.staged else "")
             )
         return text
 
