@@ -39,7 +39,7 @@ def test_unknown_names_show_the_nearest() -> None:
 def test_own_encoders_are_found_without_importing_them() -> None:
     found = registry.entries("encoders")
     assert {"slowfast_r50", "i3d_r50", "vggish", "fasterrcnn", "text"} <= set(found)
-    assert all(entry.summary for entry in found.values())
+    assert all(entry.summary for entry in found.values() if entry.entry_point is None)
 
 
 def test_two_providers_of_one_name(monkeypatch: pytest.MonkeyPatch) -> None:
