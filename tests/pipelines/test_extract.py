@@ -327,6 +327,22 @@ class TestResume:
             info = store.info("v01.mp4")  # facts of both passes, side by side
         assert (info.num_frames, info.sample_rate_hz) == (13, 8000)
 
+    def test_rows_of_two_files_are_not_put_into_one_item(self, tmp_path):
+        videos = write_folder(tmp_path / "videos", 1)
+        extract(tmp_path / "s.zarr", [f"colour={COLOUR}"], of_folder(videos))
+        before = digests(tmp_path / "s.zarr")
+        original = (videos / "v00.mp4").read_bytes()
+        write_video(videos / "v00.mp4", seconds=3.0, seed=9)
+        report = extract(tmp_path / "s.zarr", [f"colour={COLOUR}", LOUDNESS], of_folder(videos))
+        assert [(o.stream, o.status, o.num_rows) for o in report.outcomes] == [("loudness", "failed", 0)]
+        assert "not the one that its rows of colour were made from" in report.outcomes[0].reason
+        with open_store(tmp_path / "s.zarr") as store:
+            assert store.info("v00.mp4").duration_s == 1.0
+            assert store.entry("colour", "v00.mp4").digest == before["colour", "v00.mp4"]
+        (videos / "v00.mp4").write_bytes(original)
+        report = extract(tmp_path / "s.zarr", [f"colour={COLOUR}", LOUDNESS], of_folder(videos))
+        assert [(o.stream, o.status) for o in report.outcomes] == [("loudness", "done")]
+
     def test_nothing_to_do_is_said_and_writes_nothing(self, folder, tmp_path):
         extract(tmp_path / "s.zarr", [f"colour={COLOUR}"], of_folder(folder))
         before = digests(tmp_path / "s.zarr")

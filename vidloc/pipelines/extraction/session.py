@@ -18,6 +18,7 @@ from vidloc.pipelines.extraction.encoders import StreamEncoder
 from vidloc.pipelines.extraction.plan import ItemWork
 from vidloc.pipelines.extraction.report import Outcome
 from vidloc.stores.base import FeatureWriter
+from vidloc.stores.tables import WITH_ROWS
 
 # Rows handed to the store at a time: few enough to cost no memory, enough to make the call worth it.
 _PIECE_ROWS = 256
@@ -169,11 +170,18 @@ class Session:
         outcomes = [self._closed(item_id, name, stream, ended.tracks[name]) for name, stream in item.streams.items()]
         if all(o.status == "absent" for o in outcomes) and not self._has_rows(item_id):
             outcomes = [replace(o, status="failed") for o in outcomes]
+        changed = self._changed_since(item_id, ended.info)
+        if changed:
+            outcomes = [
+                o if self._encoders[o.stream].grid is None else replace(o, status="failed", num_rows=0, reason=changed)
+                for o in outcomes
+            ]
         begun = time.perf_counter()
         for outcome in outcomes:
             if outcome.status != "done":
                 self._writer.mark(outcome.stream, item_id, outcome.status, outcome.reason)
-        self._writer.set_info(self._info(item_id, ended))
+        if not changed:
+            self._writer.set_info(self._info(item_id, ended))
         self._writer.commit(item_id)
         self.write_s += time.perf_counter() - begun
         for outcome in outcomes:
@@ -192,10 +200,25 @@ class Session:
             status, reason = "failed", reason or "the track gave no row"
         return Outcome(item_id, name, status, stream.num_made if status in ("done", "partial") else 0, reason)
 
+    def _changed_since(self, item_id: str, found: ItemInfo | None) -> str:
+        """Why rows of the file as it is now may not stand beside those of an earlier run; empty where they may."""
+        earlier = self._work[item_id].info
+        if earlier is None or found is None or earlier.source_sha256 in (None, found.source_sha256):
+            return ""
+        # Sentences come from annotations, and not from the file.
+        timed = [name for name, spec in self._writer.streams().items() if spec.timeline == "grid"]
+        made = [name for name in timed if (entry := self._writer.entry(name, item_id)) and entry.status in WITH_ROWS]
+        if not made:
+            return ""
+        return (
+            f"the file is not the one that its rows of {', '.join(made)} were made from: it was changed since. "
+            "Put the earlier file back, or extract this item into another store"
+        )
+
     def _has_rows(self, item_id: str) -> bool:
         """Whether an earlier run stored rows of this item, in any stream."""
         entries = (self._writer.entry(name, item_id) for name in self._writer.streams())
-        return any(entry is not None and entry.status in ("done", "partial") for entry in entries)
+        return any(entry is not None and entry.status in WITH_ROWS for entry in entries)
 
     def _info(self, item_id: str, ended: Ended) -> ItemInfo:
         """Facts found now over those of earlier runs, which may have read other tracks."""
