@@ -4,8 +4,8 @@ Both serve the same samples, which is checked: clip rows of each segment, averag
 them), all rows padded to the longest of the batch in the other (as two_branch does). Interleaved: each round measures
 the one, then the others. The rows are read once before, which is timed apart.
 
-The goal is judged on the averaged rows against plain `np.load`. Padded batches are shown beside: with segments of 0.5 s
-to minutes most of such a batch is zeros, and writing and reading those is what both sides then spend their time on.
+The goal is judged in both settings against plain `np.load`. With segments of 0.5 s to minutes most of a padded batch is
+zeros, and moving those is what is left of the bank's time there.
 
     python benchmarks/head_throughput.py
     python benchmarks/head_throughput.py --device cuda --workers 8
@@ -192,7 +192,7 @@ def main(
             )  # fmt: skip
         Console().print(table)
         Console().print(f"{len(samples)} segments of {videos} videos x {rows} rows x {width} float16, goal {GOAL:g}x")
-    judged = [r for r in results if r["rows of a segment"] == "averaged" and r["against"].startswith("np.load,")]
+    judged = [r for r in results if r["against"].startswith("np.load,")]
     sys.exit(0 if min(r["ratio"] for r in judged) >= GOAL else 1)
 
 

@@ -294,10 +294,16 @@ def test_search_by_file(store, folder, tmp_path):
         run("search", store, "--stream", "words", "--like-file", green, "--encoder", folder / "letters.py")
 
 
+def test_an_excerpt_that_reaches_beyond_the_rows_is_said(store):
+    assert "rows of 'blue' end at 4.00 s" in run("search", store, "--stream", "colours", "--like", "blue@3-9").stdout
+    assert "rows of 'blue' end" not in run("search", store, "--stream", "colours", "--like", "blue@3-4.2").stdout
+
+
 @pytest.mark.parametrize(
     ("flags", "error", "message"),
     [
         (("--like", "blue@90-91"), OptionError, r"90-91 s lies outside item 'blue', whose rows cover 0\.00-4\.00 s"),
+        (("--like", "blue@2"), OptionError, r"'blue@2' is no excerpt: write ITEM@START-END in seconds"),
         (("--like", "bleu"), StreamNotFoundError, r"has no item 'bleu'\. Did you mean blue\?"),
         (("--row", "blue:8"), OptionError, r"has rows 0 to 7, there is no row 8"),
         (("--row", "blue"), OptionError, "--row takes ITEM:K"),

@@ -230,6 +230,22 @@ def test_a_submission_of_epic_55_reads_back(shared, tmp_path):
     assert "a submission is of split 'test'" in str(wrong.exception)
 
 
+def test_a_submission_is_of_the_store_named_and_lacks_nothing(shared, tmp_path):
+    videos = {"P01_01": 1660, "P26_01": 300, "P01_11": 1000, "P09_01": 1000, "P09_02": 3000}
+    run = official_run(tmp_path, shared, "epic55", videos)
+    store, broken, target = tmp_path / "epic55.zarr", tmp_path / "broken.zarr", tmp_path / "epic55.zip"
+    assert call("submit", run, "--out", target).exit_code == 0
+    shutil.copytree(store, broken)
+    with append_to_store(broken) as writer:
+        writer.mark("clip", "P09_01", "failed", "cut short")
+        writer.commit("P09_01")
+    lacking = call("submit", run, "--store", broken, "--out", target)
+    assert "lack rows; the first is" in str(lacking.exception)
+    assert "item 'P09_01' is failed in stream 'clip': cut short. Extract what is missing" in str(lacking.exception)
+    # The video has been extracted since: partial predictions in the run's folder do not stand in the way.
+    assert call("submit", run, "--out", target).exit_code == 0
+
+
 def test_a_submission_of_epic_100_reads_back(shared, tmp_path):
     run = official_run(tmp_path, shared, "epic100", {"P01_01": 1660, "P04_26": 300, "P34_108": 1000})
     target = tmp_path / "epic100.zip"

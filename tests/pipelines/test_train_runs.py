@@ -91,7 +91,9 @@ def test_the_folder_says_everything(trained, planted):
 
 def test_the_leak_is_reported_and_kept(trained):
     out, _, notes = trained
-    assert any("role verb: rows look beyond the ends of their segments by 0.50 s on average" in note for note in notes)
+    said = [note for note in notes if "rows look beyond" in note and "'train'" in note]
+    expected = "split 'train', roles verb and noun: rows look beyond the ends of their segments by 0.50 s on average, "
+    assert said == [expected + "0.50 s at most."]
     assert read_run(out).splits["train"].leak["verb"].max_s == pytest.approx(0.5)
 
 
@@ -144,6 +146,14 @@ def test_evaluate_needs_neither_torch_nor_store(trained, planted, tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert json.loads(done.stdout) == report.scores.metrics
+
+
+def test_a_split_that_is_unknown_is_told_from_one_not_predicted_yet(trained, tmp_path):
+    with pytest.raises(UnknownNameError, match=r"no split 'validaton'\. Did you mean validation"):
+        evaluate(trained[0], split="validaton")
+    shutil.copytree(trained[0], tmp_path / "run", ignore=shutil.ignore_patterns("predictions*"))
+    with pytest.raises(OptionError, match=r"no predictions of split 'train' yet\. Make them: vidloc predict"):
+        evaluate(tmp_path / "run", split="train")
 
 
 def test_a_prior_changes_actions_alone(trained):
@@ -222,8 +232,10 @@ def test_a_stopped_run_is_not_taken_up_with_other_settings(plan, tmp_path):
 
 
 def test_folders_in_use_are_refused(plan, trained, tmp_path):
-    with pytest.raises(OptionError, match="holds a finished run of sapnet"):
-        train(plan, trained[0])
+    notes = []
+    with pytest.raises(OptionError, match=r"holds a finished run of sapnet\. .*; to score it: vidloc evaluate "):
+        train(plan, trained[0], notice=notes.append)
+    assert notes == []  # refused before annotations and rows are read
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(OptionError, match="is not empty and holds no run"):
         train(plan, tmp_path)
@@ -347,6 +359,7 @@ def test_the_linear_head_finds_planted_segments(tmp_path):
     assert report.scores.metrics["frame_accuracy"]["all"] > 0.95
     assert report.scores.metrics["recall"]["0.5"] == 1
     assert "no epochs" in report.record.chosen
+    assert report.record.num_parameters == 3 * (12 * 5 + 1)
     assert evaluate(tmp_path / "run").metrics == report.scores.metrics
     predict(tmp_path / "run", out=tmp_path / "mine.jsonl")
     assert read_predictions(tmp_path / "mine.jsonl") == scores_of(tmp_path / "run")

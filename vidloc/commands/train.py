@@ -275,7 +275,7 @@ def _common_flags() -> list[click.Option]:
         ),
         click.Option(["--train-split"], default="", help="Split to learn from [default: the dataset's]."),
         click.Option(["--eval-split"], default="", help="Split to evaluate on at the end [default: the dataset's]."),
-        click.Option(["--options"], type=_PATH, help="JSON file of the head's options; flags go before it."),
+        click.Option(["--options"], type=_PATH, help="JSON file of the head's options; a flag wins over it."),
         click.Option(["--json", "as_json"], is_flag=True, help="Print the result as one JSON document."),
     ]
 

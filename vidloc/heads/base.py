@@ -240,6 +240,11 @@ class Head(nn.Module, ABC):
             rule = SegmentRows(options.rows) if isinstance(options, SegmentOptions) else SegmentRows()
         return dict.fromkeys(cls.needs_for(options), rule)
 
+    @property
+    def num_parameters(self) -> int:
+        """Numbers that training sets; heads that are not trained by gradients override this."""
+        return sum(parameter.numel() for parameter in self.parameters() if parameter.requires_grad)
+
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Parameters as the optimiser takes them; `lr` and `weight_decay` of a group override the options."""
         return [{"params": [p for p in self.parameters() if p.requires_grad]}]

@@ -82,6 +82,11 @@ class Linear(Head):
         self.register_buffer("bias", torch.zeros(num_outputs))
         self.register_buffer("seen", torch.ones(num_outputs, dtype=torch.bool))
 
+    @property
+    def num_parameters(self) -> int:
+        """Weights and biases; they are solved for, so torch does not count them as parameters."""
+        return self.weight.numel() + self.bias.numel()
+
     def fit(self, data: FitData, run: Recorder) -> None:
         """Solve for weights on all training rows.
 

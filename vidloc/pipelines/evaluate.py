@@ -170,6 +170,7 @@ def evaluate(path: Path, *, split: str = "", prior: PriorKind = "none", labels: 
         labels: needed for files without an account beside them.
 
     Raises:
+        UnknownNameError: the corpus has no such split.
         OptionError: no predictions of that split, or labels that are withheld or not to be found.
         ProvenanceError: annotation files that have changed since the predictions were made.
     """
@@ -181,6 +182,8 @@ def evaluate(path: Path, *, split: str = "", prior: PriorKind = "none", labels: 
             raise OptionError(f"{path} has no evaluation split; say which split with --split.")
         path = predictions_path(path, wanted, record)
         if not path.is_file():
+            place = labels.annotations or (Path(record.spec.annotations) if record.spec.annotations else None)
+            read_labels(record.spec.dataset, record.spec.dataset_options, place)[1].split(wanted)
             raise OptionError(
                 f"there are no predictions of split {wanted!r} yet. Make them: "
                 f"vidloc predict {path.parent} --split {wanted}"

@@ -59,6 +59,7 @@ class RunFolder:
         Raises:
             OptionError: the folder holds something else, a finished run, or another run.
         """
+        refuse_used(self.path)
         if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
             return self._taken_up(record)
         self.path.mkdir(parents=True, exist_ok=True)
@@ -152,13 +153,7 @@ class RunFolder:
             self._events = None
 
     def _taken_up(self, record: RunRecord) -> RunRecord:
-        if not (self.path / RUN_FILE).is_file():
-            raise OptionError(f"--out {self.path} is not empty and holds no run. Choose a new folder.")
         known = read_run(self.path)
-        if known.status == "finished":
-            raise OptionError(
-                f"--out {self.path} holds a finished run of {known.spec.head}. Choose a new folder, or delete it."
-            )
         if changes := _changes(known, record):
             raise OptionError(
                 f"--out {self.path} holds an interrupted run with other settings: {'; '.join(changes)}. "
@@ -172,6 +167,24 @@ class RunFolder:
 
             self._events = SummaryWriter(str(self.path / "tensorboard"), purge_step=epoch)
         return self._events
+
+
+def refuse_used(path: Path) -> None:
+    """Refuse a folder that no training can use, before the rows are read.
+
+    Raises:
+        OptionError: the folder is a file, or holds something else or a finished run.
+    """
+    if not path.exists() or (path.is_dir() and not any(path.iterdir())):
+        return
+    if not (path / RUN_FILE).is_file():
+        raise OptionError(f"--out {path} is not empty and holds no run. Choose a new folder.")
+    known = read_run(path)
+    if known.status == "finished":
+        raise OptionError(
+            f"--out {path} holds a finished run of {known.spec.head}. Choose a new folder or delete it; to score it: "
+            f"vidloc evaluate {path}"
+        )
 
 
 def load_weights(folder: Path) -> dict[str, Tensor]:

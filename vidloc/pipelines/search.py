@@ -6,7 +6,7 @@ with every row of one stream.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -48,6 +48,7 @@ class TextQuery:
 
 
 Query = Excerpt | RowQuery | FileQuery | TextQuery
+_END_SLACK_S = 0.5  # a video's last row may stop a little before its end
 
 
 @dataclass(frozen=True)
@@ -255,7 +256,12 @@ def _excerpt(store: FeatureStore, spec: StreamSpec, query: Excerpt, options: Sea
     if not len(rows):
         rows = np.array([timeline.nearest_row(query.span.center_s, num_rows)])
     words = f"{query.item_id} from {start:g} to {end:g} s ({len(rows)} row{'s' if len(rows) > 1 else ''})"
-    return _rows_asked(store, spec, query.item_id, rows, query.span, words, options)
+    asked = _rows_asked(store, spec, query.item_id, rows, query.span, words, options)
+    last = float(spans[:, 1].max())
+    if end <= last + _END_SLACK_S:
+        return asked
+    note = f"rows of {query.item_id!r} end at {last:.2f} s; nothing after that is part of the query."
+    return replace(asked, notes=(*asked.notes, note))
 
 
 def _rows_asked(
@@ -293,6 +299,8 @@ def _num_rows(store: FeatureStore, stream: str, item_id: str) -> int:
         raise StreamNotFoundError(
             f"item {item_id!r} has no rows in stream {stream!r}: {entry.status}, {entry.reason or 'without a reason'}."
         )
+    if "@" in item_id and store.entry(stream, item_id.rpartition("@")[0]) is not None:
+        raise OptionError(f"{item_id!r} is no excerpt: write ITEM@START-END in seconds, such as @12.0-14.5.")
     close = did_you_mean(item_id, store.items(stream)[:10_000]).split(" Known: ")[0]
     hint = close if close.startswith("Did") else f"'vidloc store info {store.path}' lists what it has."
     raise StreamNotFoundError(f"stream {stream!r} of {store.path} has no item {item_id!r}. {hint}")

@@ -139,8 +139,11 @@ def say_account(record: SplitRecord, notice: Notice) -> None:
             f"split {record.split!r}: {len(record.lacking)} of {record.num_annotations} annotations lack rows and take "
             f"no part; the first is {first.id!r}: {first.reason}. All are listed in the run's files."
         )
+    roles_of: dict[tuple[float, float], list[str]] = {}
     for role, reach in record.leak.items():
+        roles_of.setdefault((reach.mean_s, reach.max_s), []).append(role)
+    for (mean_s, max_s), roles in roles_of.items():
         notice(
-            f"split {record.split!r}, role {role}: rows look beyond the ends of their segments by {reach.mean_s:.2f} s "
-            f"on average, {reach.max_s:.2f} s at most."
+            f"split {record.split!r}, {'roles' if len(roles) > 1 else 'role'} {' and '.join(roles)}: rows look beyond "
+            f"the ends of their segments by {mean_s:.2f} s on average, {max_s:.2f} s at most."
         )

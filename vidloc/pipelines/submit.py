@@ -1,6 +1,7 @@
 """A benchmark's submission file from a run: predictions of its test splits, in the official format.
 
-Predictions that the run folder holds already are taken as they are; others are made first, which needs the store.
+Whole predictions that the run folder holds already are taken as they are; others are made first, which needs the store,
+and so are all of them where another store is named.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from vidloc.errors import OptionError
 from vidloc.metrics.actions import PriorKind, action_prior, pair_counts
 from vidloc.metrics.epic_submission import write_epic55_submission, write_epic100_submission
 from vidloc.pipelines.labels import read_labels
-from vidloc.pipelines.run_record import RunRecord, predictions_path, read_predictions, read_run
+from vidloc.pipelines.run_record import RunRecord, predictions_path, read_account, read_predictions, read_run
 
 _SPLITS = {"epic55": ("test_s1", "test_s2"), "epic100": ("test",)}
 
@@ -64,7 +65,10 @@ def submit(
     _, annotations = read_labels(record.spec.dataset, record.spec.dataset_options, place)
     benchmark = annotations.protocol
     if benchmark not in _SPLITS or record.task != "recognition":
-        raise OptionError(f"there is no submission format for {record.task} on {annotations.dataset}.")
+        raise OptionError(
+            f"there is no submission format for {record.task} on {annotations.dataset}; there are formats for "
+            "recognition on epic55 and epic100. For the plain predictions: vidloc predict RUN --split SPLIT."
+        )
     if split != "test":
         raise OptionError(f"a submission is of split 'test' ({' and '.join(_SPLITS[benchmark])}), not {split!r}.")
     if (benchmark == "epic100") != (sls is not None):
@@ -88,11 +92,20 @@ def _predictions(
     run: Path, record: RunRecord, split: str, stores: Sequence[str], notice: Callable[[str], None]
 ) -> list[Prediction]:
     path = predictions_path(run, split, record)
-    if not path.is_file():
+    known = read_account(path) if path.is_file() else None
+    # Predictions that lack rows are made again: the missing videos may have been extracted since.
+    if not path.is_file() or stores or (known is not None and known.record.lacking):
         from vidloc.pipelines.predict import predict  # imports torch, which predictions at hand do not need
 
         notice(f"predicting split {split!r} first.")
-        predict(run, split=split, stores=stores, notice=notice)
+        known = predict(run, split=split, stores=stores, notice=notice)
+    if known is not None and known.record.lacking:
+        first = known.record.lacking[0]
+        raise OptionError(
+            f"a submission needs every segment of split {split!r}, and {len(known.record.lacking)} of "
+            f"{known.record.num_annotations} lack rows; the first is {first.id!r}: {first.reason}. Extract what is "
+            "missing (vidloc extract), or add the store that has it with --store, and submit again."
+        )
     return read_predictions(path)
 
 

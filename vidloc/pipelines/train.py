@@ -22,7 +22,7 @@ from vidloc.heads.training import FitData
 from vidloc.pipelines.evaluate import Scores, headline, score
 from vidloc.pipelines.predict import predict_split
 from vidloc.pipelines.run_record import RunRecord, RunSpec, SplitRecord, read_run
-from vidloc.pipelines.runs import EpochNotice, RunFolder
+from vidloc.pipelines.runs import EpochNotice, RunFolder, refuse_used
 from vidloc.pipelines.samples import SplitSamples, require_samples
 from vidloc.pipelines.setting import Notice, Setting, TrainPlan, open_setting, say_account
 
@@ -94,6 +94,7 @@ def train(
         VidlocError: options, streams, annotations or the run folder do not go together.
     """
     begun = time.monotonic()
+    refuse_used(out)
     with ExitStack() as stack:
         setting = open_setting(plan, stack, notice)
         splits = _splits(plan, setting, notice)
@@ -178,7 +179,7 @@ def _record(
         versions={"python": platform.python_version(), **_versions()},
         splits={use: found.record for use, found in splits.items()},
         device=str(setting.device),
-        num_parameters=sum(p.numel() for p in head.parameters() if p.requires_grad),
+        num_parameters=head.num_parameters,
         started=datetime.now(UTC).isoformat(timespec="seconds"),
         command=command,
     )
