@@ -168,8 +168,7 @@ def test_published_weights_bring_the_names_of_their_classes(plain, build_encoder
     path = tmp_path / "weights" / entry.file_name
     path.parent.mkdir()
     torch.save(plain.state_dict(), path)
-    published = {"r2plus1d_18": replace(entry, sha256=weights.sha256_of(path))}
-    monkeypatch.setattr(weights, "PUBLISHED", published)
+    monkeypatch.setitem(weights.PUBLISHED, "r2plus1d_18", replace(entry, sha256=weights.sha256_of(path)))
     template = build_encoder("r2plus1d_18", scores=True).stream()
     assert template.fields["scores"].row_shape == (400,) == (len(template.vocabulary),)
     assert (template.vocabulary[0], template.vocabulary[161], template.vocabulary[399]) == (

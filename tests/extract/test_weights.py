@@ -32,7 +32,7 @@ def served(tmp_path, monkeypatch):
     source.parent.mkdir()
     torch.save({"weight": torch.ones(2)}, source)
     entry = weights.Published("small", source.as_uri(), weights.sha256_of(source)[:8], "CC0", "Nobody 2020")
-    monkeypatch.setattr(weights, "PUBLISHED", {**weights.PUBLISHED, "small": entry})
+    monkeypatch.setitem(weights.PUBLISHED, "small", entry)
     return entry
 
 

