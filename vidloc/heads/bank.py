@@ -327,7 +327,7 @@ def _zeros(shape: tuple[int, ...], device: torch.device) -> Tensor:
     """
     if device.type == "cpu":
         return torch.from_numpy(np.zeros(shape, dtype=np.float32))
-    return torch.zeros(shape, device=device)
+    return torch.zeros(shape, dtype=torch.float32, device=device)
 
 
 def _labels(samples: Sequence[Sample], task: str) -> Tensor:

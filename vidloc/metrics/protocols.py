@@ -170,8 +170,8 @@ def align(
     if not answers or (missing and not allow_missing):
         raise OptionError(
             f"{len(missing)} of {len(segments)} segments have no prediction, such as "
-            f"{', '.join(missing[:3]) or 'none'}. Predict them, or allow segments to be missing; they are "
-            "then left out and counted."
+            f"{', '.join(missing[:3]) or 'none'}. Add them to the file (vidloc predict makes one that accounts for "
+            "segments without rows), or in Python leave them out and count them with allow_missing=True."
         )
     kept = tuple(segment for segment in segments if segment.id in answers)
     scores = {
