@@ -11,7 +11,7 @@ import h5py
 import numpy as np
 import pytest
 import zarr
-from store_samples import CLIP, GRID, SPECS, clip_rows, fill, object_rows, spans
+from store_samples import CLIP, GRID, OBJECTS, SPECS, clip_rows, fill, object_rows, spans
 
 from vidloc.errors import FormatVersionError, StoreError
 from vidloc.stores.base import append_to_store, create_store, open_store
@@ -446,6 +446,32 @@ def test_ids_that_would_steer_a_terminal_are_refused(tmp_path):
     column.write_bytes(column.read_bytes().replace(b"item", b"\x1b[2J"))
     with pytest.raises(StoreError, match="control characters"):
         open_store(tmp_path / "s.zarr")
+
+
+def test_half_a_character_is_damage(tmp_path):
+    with create_store(tmp_path / "s.h5") as writer:
+        writer.add_stream(CLIP)
+    with h5py.File(tmp_path / "s.h5", "r+") as file:
+        group = file["streams/clip"]
+        group.attrs["vidloc_stream"] = group.attrs["vidloc_stream"].replace('"made_up"', '"\\ud800"')
+    with pytest.raises(StoreError, match="surrogates not allowed"):
+        open_store(tmp_path / "s.h5")
+
+
+def test_damaged_row_ends_are_not_copied_into_a_new_file(tmp_path):
+    with create_store(tmp_path / "s.h5") as writer:
+        writer.add_stream(OBJECTS)
+        writer.write("objects", "a", object_rows([2, 1]), spans(2))
+        writer.commit("a")
+    with h5py.File(tmp_path / "s.h5", "r+") as file:
+        file["streams/objects/regions_end"][1] = -7
+    before = (tmp_path / "s.h5").read_bytes()
+    writer = append_to_store(tmp_path / "s.h5")
+    writer.mark("objects", "b", "failed", "for a test")
+    writer.commit("b")
+    with pytest.raises(StoreError, match="not ascending"):
+        writer.close()
+    assert (tmp_path / "s.h5").read_bytes() == before
 
 
 def test_a_single_number_in_place_of_a_dataset_is_damage(tmp_path):

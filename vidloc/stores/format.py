@@ -286,7 +286,10 @@ def parse_json(data: bytes, *, where: str) -> Any:
         StoreError: it is none.
     """
     try:
-        return json.loads(data)
+        document = json.loads(data)
+        if b"\\u" in data:  # an escape may stand for half a character, which could never be written again
+            json.dumps(document, ensure_ascii=False).encode()
+        return document
     except (ValueError, RecursionError) as error:
         raise StoreError(f"{where} is damaged: no JSON ({error}).") from None
 

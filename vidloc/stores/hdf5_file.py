@@ -150,7 +150,10 @@ class _Selection:
 
     def _range(self, part: Part, axis: str, start: int, stop: int) -> tuple[int, int]:
         ends = part.arrays[f"{axis}_end"]
-        return int(ends.view(start - 1, start)[0]) if start else 0, int(ends.view(stop - 1, stop)[0])
+        first, last = int(ends.view(start - 1, start)[0]) if start else 0, int(ends.view(stop - 1, stop)[0])
+        if not 0 <= first <= last:
+            raise StoreError(f"{ends.where}: row ends are not ascending; see `vidloc store verify`.")
+        return first, last
 
     def _ends(self, array: str) -> Iterator[NDArray[Any]]:
         total = 0
