@@ -168,6 +168,8 @@ def _shown(value: Any) -> str:
         return "none"
     if value == "":
         return "empty"
+    if isinstance(value, tuple):
+        return ",".join(map(str, value))
     return "yes" if value is True else "no" if value is False else str(value)
 
 
