@@ -29,3 +29,38 @@ def read_class_names(path: Path) -> tuple[str, ...]:
             f"{path}, line {names.index('') + 1} is empty; a file of class names has one name per line, class 0 first."
         )
     return names
+
+
+def score_names(classes: str, *, scores: bool, published: tuple[str, ...]) -> tuple[str, ...]:
+    """The vocabulary of a classifier's stream; empty where scores are not stored, or their classes not known.
+
+    Args:
+        classes: the option of that name: a file, or empty.
+        scores: whether scores are stored.
+        published: names of the classes that the weights are known to have learned.
+
+    Raises:
+        OptionError: a file without scores, or one that cannot be read.
+    """
+    if classes and not scores:
+        raise OptionError("classes=FILE names the classes of scores; add scores=true, or leave it out.")
+    if classes:
+        return read_class_names(Path(classes).expanduser())
+    return published if scores else ()
+
+
+def check_number(names: tuple[str, ...], num_classes: int, *, encoder: str, classes: str) -> None:
+    """Make sure that there are as many names as the weights have classes, where there are names.
+
+    Args:
+        encoder: name of the encoder, for the message.
+        classes: the file they came from.
+
+    Raises:
+        OptionError: another number.
+    """
+    if names and len(names) != num_classes:
+        raise OptionError(
+            f"encoder {encoder!r}: {classes} names {len(names)} classes, the weights have {num_classes}. Give the file "
+            "of the classes that these weights learned."
+        )

@@ -1,4 +1,4 @@
-"""VGGish's front end: log-mel examples of 96 frames by 64 bands, in float64.
+"""The front end of VGGish and YAMNet: log-mel examples of 96 frames by 64 bands, in float64.
 
 Written out rather than taken from a library: torchaudio and librosa draw the triangles in Hz, centre the window inside
 the FFT frame, pad the ends and take power spectra by default. Each of these changes the result.
@@ -18,7 +18,7 @@ from vidloc.extract.waveform import SAMPLE_RATE_HZ, Waveform, as_float64, mono_1
 
 WINDOW, HOP, FFT = 400, 160, 512  # samples: 25 ms, 10 ms, the next power of two
 NUM_BANDS, LOW_HZ, HIGH_HZ = 64, 125.0, 7500.0
-LOG_OFFSET = 0.01
+LOG_OFFSET = 0.01  # VGGish's
 NUM_FRAMES = 96
 EXAMPLE_HOP = NUM_FRAMES * HOP
 EXAMPLE_SAMPLES = (NUM_FRAMES - 1) * HOP + WINDOW
@@ -84,16 +84,19 @@ def examples_per_second(waveform: Waveform, sample_rate_hz: int) -> Examples:
     return Examples(np.concatenate([empty, *log_mels]), np.arange(count, dtype=np.float64), padded)
 
 
-def log_mel(samples: NDArray[np.floating]) -> NDArray[np.float64]:
+def log_mel(samples: NDArray[np.floating], *, offset: float = LOG_OFFSET) -> NDArray[np.float64]:
     """Log-mel frames of 16 kHz samples, `(..., num_samples)` to `(..., num_frames, 64)`.
 
     Frame i starts at sample 160 i. No padding and no centring: fewer than 400 samples give no frame.
+
+    Args:
+        offset: added before the logarithm is taken.
     """
     if samples.shape[-1] < WINDOW:
         return np.zeros((*samples.shape[:-1], 0, NUM_BANDS))
     frames = np.lib.stride_tricks.sliding_window_view(samples.astype(np.float64), WINDOW, axis=-1)[..., ::HOP, :]
     magnitude = np.abs(np.fft.rfft(frames * hann_window(), n=FFT))
-    result: NDArray[np.float64] = np.log(magnitude @ mel_matrix() + LOG_OFFSET)
+    result: NDArray[np.float64] = np.log(magnitude @ mel_matrix() + offset)
     return result
 
 
