@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from vidloc.core.registry import entries
+from vidloc.core.registry import entries, load
 from vidloc.stores.base import create_store
 from vidloc.testing.checks import BACKENDS, check_backend, check_encoder, check_head, check_store
 from vidloc.testing.synthetic_store import write_all
@@ -13,13 +13,16 @@ from vidloc.testing.synthetic_store import write_all
 SMALL = {
     "fasterrcnn": {"min_size": "160"},
     "fasterrcnn_v2": {"min_size": "160"},
-    "slowfast_r50": {"short_side_px": "224", "crop_px": "224"},
-    "i3d_r50": {"short_side_px": "224", "crop_px": "224"},
+    **{name: {"short_side_px": "224", "crop_px": "224"} for name in ("slowfast_r50", "i3d_r50", "slow_r50", "c2d_r50")},
     "i3d": {"num_frames": "9", "crop_px": "193"},
     **{name: {"num_frames": "2"} for name in ("r2plus1d_18", "r2plus1d_34_clip32", "r2plus1d_34_clip8")},
     "s3d": {"num_frames": "14"},
     "s3d_milnce": {"num_frames": "4", "crop_px": "64"},
 }
+
+
+# Large members of families, each with a sibling that runs the same code in a fraction of the time.
+SIBLINGS = {"slowfast_r101": "slowfast_r50", "r2plus1d_r50": "i3d_r50"}
 
 
 def failures(report):
@@ -31,9 +34,14 @@ def test_head(name):
     assert failures(check_head(name)) == []
 
 
-@pytest.mark.parametrize("name", entries("encoders"))
+@pytest.mark.parametrize("name", [name for name in entries("encoders") if name not in SIBLINGS])
 def test_encoder(name):
     assert failures(check_encoder(name, SMALL.get(name))) == []
+
+
+@pytest.mark.parametrize(("name", "sibling"), SIBLINGS.items())
+def test_encoder_that_a_sibling_stands_for_is_the_same_code(name, sibling):
+    assert load("encoders", name).target is load("encoders", sibling).target
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -12,7 +12,7 @@ from torch import nn
 
 from vidloc.errors import OptionError, WeightsError
 from vidloc.extract.pytorchvideo_nets import hub  # imported there, with its warning filtered
-from vidloc.extract.slowfast import SLOW_INDICES, SlowFast
+from vidloc.extract.slowfast import NAMES, SLOW_INDICES, SlowFast, pytorchvideo_name
 from vidloc.testing.deterministic_fill import filled
 
 TOLERANCE = 1e-5  # of the maximum
@@ -71,6 +71,14 @@ def test_the_network_is_the_published_one(checkpoint):
     assert sum(state[k].numel() for k in counted) == 34_566_488
 
 
+def test_the_deeper_network_is_the_published_one():
+    with torch.device("meta"):
+        network = hub.slowfast_r101()
+    assert sum(p.numel() for p in network.parameters()) == 62_826_968
+    assert network.blocks[0].multipathway_fusion.conv_fast_to_slow.kernel_size == (5, 1, 1)
+    assert len(network.blocks[3].multipathway_blocks[0].res_blocks) == 23
+
+
 @pytest.fixture(scope="module")
 def sample(clip):
     return clip("slowfast", 32, 224)
@@ -84,6 +92,16 @@ def row(encoder, sample):
 def test_rows_equal_the_plain_network_at_224(headless, sample, row):
     assert row.dtype == np.float32
     assert close(row, plainly(headless, sample.data))
+
+
+def test_scores_equal_the_plain_networks_output(checkpoint, build_encoder, sample, row):
+    encoder = build_encoder("slowfast_r50", weights=checkpoint, scores=True)
+    rows = encoder.encode([sample]).fields
+    assert close(rows["features"][0], row)
+    state = torch.load(checkpoint, weights_only=True)["model_state"]
+    # Linear, so that the head's mean over positions is the projection of the mean.
+    expected = row @ state["blocks.6.proj.weight"].numpy().T + state["blocks.6.proj.bias"].numpy()
+    assert close(rows["scores"][0], expected)
 
 
 def test_at_256_the_row_is_the_mean_of_four_positions(encoder, headless, clip):
@@ -130,6 +148,25 @@ def test_pyslowfast_checkpoint_of_epic_loads_and_gives_the_same_rows(
     assert tuned.input.window_s == Fraction(16, 15)
     assert tuned.input.size.crop_px == 224
     assert tuned.weights_sha256 != encoder.weights_sha256
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_pyslowfast_names_of_either_depth(name):
+    with torch.device("meta"):
+        names = getattr(hub, name)().state_dict().keys()
+    # Its one classifier is called head.projection; the others are in the test above.
+    theirs = {n: n.replace("blocks.6.proj", "head.projection") if "proj" in n else pyslowfast_name(n) for n in names}
+    assert not theirs.keys() & set(theirs.values())
+    assert {n: pytorchvideo_name(their) for n, their in theirs.items()} == {n: n for n in names}
+
+
+def test_scores_of_a_checkpoint_with_two_classifiers_are_refused(build_encoder, tmp_path):
+    path = tmp_path / "SlowFast.pyth"
+    torch.save({f"head.projection_{task}.weight": torch.zeros(9, 2304) for task in ("verb", "noun")}, path)
+    with pytest.raises(
+        WeightsError, match=r"needs a checkpoint with one classifier, .* projection_noun, projection_verb"
+    ):
+        build_encoder("slowfast_r50", weights=path, scores=True)
 
 
 def pyslowfast_name(name: str) -> str:

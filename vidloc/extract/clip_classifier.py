@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
@@ -19,10 +18,9 @@ from torch import nn
 
 from vidloc.core.records import Source
 from vidloc.core.rows import FieldSpec, Rows
-from vidloc.errors import OptionError
 from vidloc.extract import weights
 from vidloc.extract.base import ClipInput, Encoder, EncoderOptions, Sample, StreamTemplate, arithmetic, placed
-from vidloc.extract.class_names import KINETICS_400, read_class_names
+from vidloc.extract.class_names import KINETICS_400, check_number, score_names
 from vidloc.extract.folding import fold_batch_norms
 from vidloc.extract.preparation import Preparation
 
@@ -49,14 +47,15 @@ class ClipClassifier(Encoder):
 
     Class attributes:
         num_features: numbers per row.
-        classifier: name of the weight of the last layer, whose first axis has one entry per class.
+        classifier: name of the weight of the last layer, whose first axis has one entry per class; families whose
+            members differ set it on the instance before this class's constructor runs.
         source: paper, code and licence; families whose members differ set it on the instance.
         tap: where the row is taken, in words.
     """
 
     Options: ClassVar[type[EncoderOptions]] = ClassifierOptions
     num_features: ClassVar[int]
-    classifier: ClassVar[str]
+    classifier: str
     source: Source
     tap: ClassVar[str]
 
@@ -94,7 +93,7 @@ class ClipClassifier(Encoder):
         """The network, untrained."""
 
     def renamed(self, state: State) -> State:
-        """A checkpoint under the network's own names; families published under several names override it."""
+        """The tensors to load, under the network's own names; families published under several names override it."""
         return state
 
     @abstractmethod
@@ -140,20 +139,12 @@ class ClipClassifier(Encoder):
         last = (state or {}).get(self.classifier)
         # A checkpoint without it is refused by name when it is loaded.
         count = len(KINETICS_400) if last is None else len(last)
-        if self._vocabulary and len(self._vocabulary) != count:
-            raise OptionError(
-                f"encoder {self.name!r}: {self.options.classes} names {len(self._vocabulary)} classes, the weights "
-                f"have {count}. Give the file of the classes that these weights learned."
-            )
+        check_number(self._vocabulary, count, encoder=self.name, classes=self.options.classes)
         return count
 
 
 def _class_names(options: ClassifierOptions) -> tuple[str, ...]:
-    if options.classes and not options.scores:
-        raise OptionError("classes=FILE names the classes of scores; add scores=true, or leave it out.")
-    if options.classes:
-        return read_class_names(Path(options.classes).expanduser())
-    return KINETICS_400 if options.scores and not options.weights else ()
+    return score_names(options.classes, scores=options.scores, published=() if options.weights else KINETICS_400)
 
 
 def _averaged(maps: torch.Tensor) -> torch.Tensor:

@@ -13,10 +13,9 @@ The weights fine-tuned on Charades (157 classes) are fetched as `i3d_charades` a
 from __future__ import annotations
 
 from fractions import Fraction
-from typing import Self
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from vidloc.core.records import Source
 from vidloc.extract.base import EncoderOptions, FrameSize
@@ -29,12 +28,12 @@ from vidloc.extract.inception_i3d import (
     Variant,
     piergiaj_name,
 )
-from vidloc.extract.preparation import Preparation
+from vidloc.extract.preparation import CroppedOptions, Preparation
 
 _PUBLISHED = {"standard": "i3d", "video_features": "i3d_hassony2"}
 
 
-class I3DOptions(ClassifierOptions):
+class I3DOptions(ClassifierOptions, CroppedOptions):
     """Options of I3D."""
 
     variant: Variant = Field(
@@ -51,12 +50,6 @@ class I3DOptions(ClassifierOptions):
     crop_px: int = Field(
         224, ge=MIN_SIDE_PX, description="Side of the square cut from the centre; at 256, four positions are averaged."
     )
-
-    @model_validator(mode="after")
-    def _crop_inside(self) -> Self:
-        if self.crop_px > self.short_side_px:
-            raise ValueError(f"crop_px {self.crop_px} does not fit into short_side_px {self.short_side_px}")
-        return self
 
 
 class I3D(ClipClassifier):

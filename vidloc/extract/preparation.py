@@ -5,15 +5,29 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from typing import Self
 
 import torch
-from pydantic import JsonValue
+from pydantic import JsonValue, model_validator
 
-from vidloc.extract.base import ClipInput, FrameSize, Sample, stacked
+from vidloc.extract.base import ClipInput, EncoderOptions, FrameSize, Sample, stacked
 
 # Of values in [0, 1] in Kinetics-400, as torchvision's video networks were trained.
 KINETICS_MEAN = (0.43216, 0.394666, 0.37645)
 KINETICS_STD = (0.22803, 0.22145, 0.216989)
+
+
+class CroppedOptions(EncoderOptions):
+    """Options of networks fed a square from the middle of a resized frame; each gives the two its own bounds."""
+
+    short_side_px: int
+    crop_px: int
+
+    @model_validator(mode="after")
+    def _crop_inside(self) -> Self:
+        if self.crop_px > self.short_side_px:
+            raise ValueError(f"crop_px {self.crop_px} does not fit into short_side_px {self.short_side_px}")
+        return self
 
 
 @dataclass(frozen=True)

@@ -1,40 +1,63 @@
-"""I3D-R50 8x8: a ResNet-50 inflated over time (Carreira and Zisserman, CVPR 2017), by pytorchvideo.
+"""ResNet-50 over clips, one pathway (pytorchvideo): inflated (I3D), slow, frame by frame (C2D), and R(2+1)D.
 
-Eight frames over 64/30 s. The row is the pooled map averaged over its positions: the input of the classifier, 2048
-numbers. Not to be mistaken for the Inception I3D, whose rows have 1024.
+- `i3d_r50`: 8 frames, kernels over time in most stages (Carreira and Zisserman, CVPR 2017). Not to be mistaken for the
+  Inception I3D, `i3d`, whose rows have 1024 numbers;
+- `slow_r50`: 8 frames, the slow pathway of SlowFast alone (Feichtenhofer et al., ICCV 2019);
+- `c2d_r50`: 8 frames, no kernel over time, only pools (Wang et al., CVPR 2018);
+- `r2plus1d_r50`: 16 frames, convolutions over time and space apart (Tran et al., CVPR 2018). torchvision's networks of
+  that name are `r2plus1d_18` and others.
+
+All spread their frames over 64/30 s. The row is the pooled map averaged over its positions: the input of the
+classifier, 2048 numbers.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+
 import torch
 
-from vidloc.core.records import Source
-from vidloc.extract.pytorchvideo_nets import ClipEncoder, blocks_of
+from vidloc.extract.base import EncoderOptions
+from vidloc.extract.pytorchvideo_nets import PytorchVideoNet, source_of
 
-NAMES = ("i3d_r50",)
+NAMES = ("i3d_r50", "slow_r50", "c2d_r50", "r2plus1d_r50")
 
 
-class ResNet3D(ClipEncoder):
+@dataclass(frozen=True)
+class _Member:
+    num_frames: int
+    head: int  # place of the head among the blocks: two networks have a block more, a pool after the first stage
+    paper: str
+
+
+_MEMBERS: Mapping[str, _Member] = {
+    "i3d_r50": _Member(
+        8, 6, "Carreira, Zisserman. Quo Vadis, Action Recognition? A New Model and the Kinetics Dataset. CVPR 2017."
+    ),
+    "slow_r50": _Member(8, 5, "Feichtenhofer, Fan, Malik, He. SlowFast Networks for Video Recognition. ICCV 2019."),
+    "c2d_r50": _Member(8, 6, "Wang, Girshick, Gupta, He. Non-local Neural Networks. CVPR 2018."),
+    "r2plus1d_r50": _Member(
+        16,
+        5,
+        "Tran, Wang, Torresani, Ray, LeCun, Paluri. A Closer Look at Spatiotemporal Convolutions for Action "
+        "Recognition. CVPR 2018.",
+    ),
+}
+
+
+class ResNet3D(PytorchVideoNet):
     """Features of a single-pathway ResNet, 2048 numbers per clip."""
 
-    num_frames = 8
     num_features = 2048
-    source = Source(
-        paper="Carreira, Zisserman. Quo Vadis, Action Recognition? A New Model and the Kinetics Dataset. CVPR 2017.",
-        code="https://github.com/facebookresearch/pytorchvideo",
-        commit="release 0.1.5",
-        licence="Apache-2.0 (code); no separate licence is stated for the published weights",
-    )
     tap = "pool of the head, mean over positions"
 
-    def pooled(self, clips: torch.Tensor) -> torch.Tensor:
-        """The last map, pooled over all its times and 7 x 7 positions."""
-        maps = clips
-        *body, head = blocks_of(self.network)
-        for block in body:
-            maps = block(maps)
-        pooled: torch.Tensor = head.pool(maps)
-        return pooled
+    def __init__(self, options: EncoderOptions, *, name: str, device: torch.device) -> None:
+        member = _MEMBERS[name]
+        self.num_frames = member.num_frames
+        self.classifier = f"blocks.{member.head}.proj.weight"
+        self.source = source_of(member.paper)
+        super().__init__(options, name=name, device=device)
 
 
 ENCODER = ResNet3D

@@ -12,11 +12,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from fractions import Fraction
-from typing import ClassVar, Literal, Self
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from vidloc.core.records import Source
 from vidloc.core.rows import FieldSpec, Rows
@@ -34,12 +34,12 @@ from vidloc.extract.base import (
 from vidloc.extract.folding import fold_batch_norms
 from vidloc.extract.gated_s3d import NUM_JOINT, GatedS3D
 from vidloc.extract.inception import NUM_FEATURES
-from vidloc.extract.preparation import Preparation
+from vidloc.extract.preparation import CroppedOptions, Preparation
 
 _TEXT_SIDE = "text_module."
 
 
-class MilNceOptions(EncoderOptions):
+class MilNceOptions(CroppedOptions):
     """Options of S3D-G."""
 
     tap: Literal["mixed_5c", "joint"] = Field(
@@ -53,12 +53,6 @@ class MilNceOptions(EncoderOptions):
     crop_px: int = Field(
         224, ge=32, multiple_of=2, description="Side of the square cut from the centre; the publisher used 200 to 256."
     )
-
-    @model_validator(mode="after")
-    def _crop_inside(self) -> Self:
-        if self.crop_px > self.short_side_px:
-            raise ValueError(f"crop_px {self.crop_px} does not fit into short_side_px {self.short_side_px}")
-        return self
 
 
 class MilNce(Encoder):
