@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score
 
-from vidloc.core.intervals import nms, temporal_iou
+from vidloc.core.intervals import temporal_iou
 from vidloc.errors import OptionError
 from vidloc.metrics.localization import (
     BACKGROUND,
@@ -86,22 +86,6 @@ def test_iou_against_a_loop(seed):
     expected = [[naive_iou(x, y) for y in b] for x in a]
     assert temporal_iou(a, b) == pytest.approx(np.array(expected))
     assert temporal_iou(a, b) == pytest.approx(temporal_iou(b, a).T)
-
-
-@settings(deadline=None, max_examples=40)
-@given(seeds, st.sampled_from([0.0, 0.3, 0.5, 1.0]))
-def test_nms_against_a_loop(seed, max_iou):
-    random = np.random.default_rng(seed)
-    found = random_detections(random, 12, scored=True)
-    kept: list[int] = []
-    for k in sorted(range(12), key=lambda k: -found.scores[k]):
-        if all(naive_iou(found.spans[k], found.spans[j]) <= max_iou for j in kept):
-            kept.append(k)
-    assert nms(found.spans, found.scores, max_iou=max_iou).tolist() == kept
-
-
-def test_nms_of_nothing():
-    assert nms([], [], max_iou=0.5).tolist() == []
 
 
 @settings(deadline=None, max_examples=40)

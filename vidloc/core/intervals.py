@@ -1,4 +1,4 @@
-"""Intervals of time as arrays `(n, 2)` of start and end in seconds: overlap and suppression."""
+"""Intervals of time as arrays `(n, 2)` of start and end in seconds, and their overlap."""
 
 from __future__ import annotations
 
@@ -24,17 +24,3 @@ def temporal_iou(first: ArrayLike, second: ArrayLike) -> NDArray[np.float64]:
     union = (a[..., 1] - a[..., 0]) + (b[..., 1] - b[..., 0]) - overlap
     iou: NDArray[np.float64] = np.divide(overlap, union, out=np.zeros_like(overlap), where=union > 0)
     return iou
-
-
-def nms(spans: ArrayLike, scores: ArrayLike, *, max_iou: float) -> NDArray[np.int64]:
-    """Non-maximum suppression: indices kept, best score first (the earlier of equals).
-
-    A span is dropped when its IoU with a kept, better one exceeds `max_iou`.
-    """
-    intervals, order = as_intervals(spans), np.argsort(-np.asarray(scores, dtype=np.float64), kind="stable")
-    kept: list[int] = []
-    while order.size:
-        best, rest = order[0], order[1:]
-        kept.append(int(best))
-        order = rest[temporal_iou(intervals[best], intervals[rest])[0] <= max_iou]
-    return np.array(kept, dtype=np.int64)
