@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 import pickle
 from fractions import Fraction
@@ -19,7 +18,6 @@ from vidloc.core.timeline import (
     cell_midpoints,
     center_grid,
     frames_at_cells,
-    merge_slices,
     num_center_rows,
     start_timeline,
     valid_share,
@@ -176,15 +174,6 @@ def test_valid_share_is_the_part_of_the_window_inside(
 def test_an_instant_is_inside_or_outside() -> None:
     instants = Spans(np.array([[1.0, 1.0], [5.0, 5.0]]))
     assert valid_share(instants, 2, (0, 2)).tolist() == [1.0, 0.0]
-
-
-@quickly
-@given(st.lists(st.tuples(st.integers(0, 30), st.integers(0, 6)), max_size=10))
-def test_merged_slices_cover_the_same_rows(pairs: list[tuple[int, int]]) -> None:
-    merged = merge_slices(slice(start, start + length) for start, length in pairs)
-    covered = sorted({k for start, length in pairs for k in range(start, start + length)})
-    assert [k for s in merged for k in range(s.start, s.stop)] == covered
-    assert all(a.stop < b.start for a, b in itertools.pairwise(merged))
 
 
 # Layouts of rows over a video

@@ -11,7 +11,7 @@ because a stride of 4 frames at 30000/1001 frames per second must come back exac
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Literal, NamedTuple
@@ -308,17 +308,6 @@ def cell_midpoints(span: tuple[Fraction, Fraction], num_cells: int) -> list[Frac
     start, end = span
     width = (end - start) / num_cells
     return [start + (j + Fraction(1, 2)) * width for j in range(num_cells)]
-
-
-def merge_slices(slices: Iterable[slice]) -> list[slice]:
-    """Join row ranges that touch or overlap, in ascending order."""
-    merged: list[slice] = []
-    for piece in sorted((s for s in slices if s.stop > s.start), key=lambda s: s.start):
-        if merged and piece.start <= merged[-1].stop:
-            merged[-1] = slice(merged[-1].start, max(merged[-1].stop, piece.stop))
-        else:
-            merged.append(slice(piece.start, piece.stop))
-    return merged
 
 
 def _last_before(times: Sequence[Fraction], moment: Fraction) -> int:

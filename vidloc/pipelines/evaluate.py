@@ -191,7 +191,9 @@ def evaluate(path: Path, *, split: str = "", prior: PriorKind = "none", labels: 
     predictions = read_predictions(path)
     known = read_account(path)
     dataset, annotations = _labels(path, labels, known)
-    account = known or _account(path, predictions, split or dataset.eval_split, annotations, labels, dataset)
+    account = known or _account(
+        path, predictions, split or dataset.default_eval_split(annotations), annotations, labels, dataset
+    )
     if split and account.split != split:
         raise OptionError(f"{path} holds predictions of split {account.split!r}, not {split!r}.")
     scores = score(predictions, account, annotations, prior=prior)

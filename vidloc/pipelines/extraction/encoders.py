@@ -43,11 +43,6 @@ class StreamEncoder:
         """Name of the stream."""
         return self.spec.name
 
-    @property
-    def untrained(self) -> bool:
-        """Whether the weights are random."""
-        return self.encoder.weights_sha256.startswith("random:")
-
 
 def read_encoder_file(path: Path) -> list[EncoderPlan]:
     """Encoders from a file: one per line as after `--encoder`, `#` begins a comment.
