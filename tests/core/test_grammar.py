@@ -14,7 +14,7 @@ from vidloc.errors import OptionError
     [
         ("vggish", "vggish", "vggish", {}),
         ("verb=slowfast_r50:weights=v.pyth", "verb", "slowfast_r50", {"weights": "v.pyth"}),
-        ("i3d_r50:weights=random:7,precision=bfloat16", "i3d_r50", "i3d_r50", {"weights": "random:7", "precision": "bfloat16"}),
+        ("vggish:weights=random:7,dtype=float32", "vggish", "vggish", {"weights": "random:7", "dtype": "float32"}),
         ("clip=hf:org/model", "clip", "hf:org/model", {}),
         ("clip=hf:org/model:revision=main", "clip", "hf:org/model", {"revision": "main"}),
         ("./encoders/mobilenet.py:size=128", "mobilenet", "./encoders/mobilenet.py", {"size": "128"}),
