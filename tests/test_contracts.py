@@ -18,11 +18,12 @@ SMALL = {
     **{name: {"num_frames": "2"} for name in ("r2plus1d_18", "r2plus1d_34_clip32", "r2plus1d_34_clip8")},
     "s3d": {"num_frames": "14"},
     "s3d_milnce": {"num_frames": "4", "crop_px": "64"},
+    **{name: {"side_px": "64"} for name in ("resnet34", "resnet50", "vgg16")},
 }
 
 
 # Large members of families, each with a sibling that runs the same code in a fraction of the time.
-SIBLINGS = {"slowfast_r101": "slowfast_r50", "r2plus1d_r50": "i3d_r50"}
+SIBLINGS = {"slowfast_r101": "slowfast_r50", "r2plus1d_r50": "i3d_r50", "resnet152": "resnet50", "vgg19": "vgg16"}
 
 
 def failures(report):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from torchvision.models import ResNet50_Weights
 from torchvision.models.video import R2Plus1D_18_Weights
 
 from vidloc.errors import OptionError
@@ -11,6 +12,9 @@ from vidloc.errors import OptionError
 # In the order of every public Kinetics-400 checkpoint: alphabetic without regard to case (compared with kylemin's
 # label_map.txt, which lists DeepMind's order, and with torchvision's own).
 KINETICS_400: tuple[str, ...] = tuple(R2Plus1D_18_Weights.KINETICS400_V1.meta["categories"])
+
+# ILSVRC's thousand, in the order of their WordNet ids, which Caffe's checkpoints share.
+IMAGENET_1000: tuple[str, ...] = tuple(ResNet50_Weights.IMAGENET1K_V1.meta["categories"])
 
 
 def read_class_names(path: Path) -> tuple[str, ...]:

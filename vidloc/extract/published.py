@@ -53,6 +53,10 @@ _S3D_PAPER = "Xie et al., Rethinking Spatiotemporal Feature Learning, ECCV 2018"
 _IG65M_PAPER = "Ghadiyaram et al., Large-scale weakly-supervised pre-training for video action recognition, CVPR 2019"
 _MIL_NCE_PAPER = "Miech et al., End-to-End Learning of Visual Representations from Uncurated Videos, CVPR 2020"
 _VGGISH_PAPER = "Hershey et al., CNN Architectures for Large-Scale Audio Classification, ICASSP 2017"
+_JOHNSON = "https://web.eecs.umich.edu/~justincj/models"
+_VGG_LICENCE = "CC BY 4.0 (VGG group, Oxford; converted from Caffe by J. Johnson)"
+_VGG_PAPER = "Simonyan and Zisserman, Very Deep Convolutional Networks for Large-Scale Image Recognition, ICLR 2015"
+_RESNET_PAPER = "He et al., Deep Residual Learning for Image Recognition, CVPR 2016"
 _FASTER_RCNN_PAPER = "Ren et al., Faster R-CNN, NeurIPS 2015; Lin et al., Feature Pyramid Networks, CVPR 2017"
 
 PUBLISHED: Mapping[str, Published] = {
@@ -163,6 +167,55 @@ PUBLISHED: Mapping[str, Published] = {
             "0aa0550b",
             "MIT (port)",
             _IG65M_PAPER,
+        ),
+        Published(
+            "resnet34",
+            "https://download.pytorch.org/models/resnet34-b627a593.pth",
+            "b627a593",
+            _TORCHVISION_LICENCE,
+            _RESNET_PAPER,
+        ),
+        Published(
+            "resnet50",
+            "https://download.pytorch.org/models/resnet50-0676ba61.pth",
+            "0676ba61",
+            _TORCHVISION_LICENCE,
+            _RESNET_PAPER,
+        ),
+        Published(
+            "resnet152",
+            "https://download.pytorch.org/models/resnet152-394f9c45.pth",
+            "394f9c45",
+            _TORCHVISION_LICENCE,
+            _RESNET_PAPER,
+        ),
+        Published(
+            "vgg16",
+            "https://download.pytorch.org/models/vgg16-397923af.pth",
+            "397923af",
+            _TORCHVISION_LICENCE,
+            _VGG_PAPER,
+        ),
+        Published(
+            "vgg19",
+            "https://download.pytorch.org/models/vgg19-dcbb9e9d.pth",
+            "dcbb9e9d",
+            _TORCHVISION_LICENCE,
+            _VGG_PAPER,
+        ),
+        Published(
+            "vgg16_caffe",
+            f"{_JOHNSON}/vgg16-00b39a1b.pth",
+            "00b39a1b",
+            _VGG_LICENCE,
+            _VGG_PAPER,
+        ),
+        Published(
+            "vgg19_caffe",
+            f"{_JOHNSON}/vgg19-d01eb7cb.pth",
+            "d01eb7cb",
+            _VGG_LICENCE,
+            _VGG_PAPER,
         ),
     )
 }
