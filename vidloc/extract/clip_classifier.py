@@ -61,7 +61,7 @@ class ClipClassifier(Encoder):
 
     def __init__(self, options: EncoderOptions, *, name: str, device: torch.device) -> None:
         super().__init__(options, name=name, device=device)
-        if not isinstance(options, ClassifierOptions):
+        if not (isinstance(options, ClassifierOptions) and isinstance(options, self.Options)):
             raise TypeError(f"{name} takes {self.Options.__name__}, got {type(options).__name__}.")
         self.options: ClassifierOptions = options
         self.name = name
