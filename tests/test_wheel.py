@@ -41,6 +41,7 @@ def test_wheel_is_complete(site: Path) -> None:
     ours = {p.relative_to(REPOSITORY) for p in (REPOSITORY / "vidloc").rglob("*.py")}
     assert ours <= {p.relative_to(site) for p in site.rglob("*.py")}
     assert (site / "vidloc" / "py.typed").exists()
+    assert (site / "vidloc" / "extract" / "audioset_521.txt").exists()
 
 
 def test_installed_elsewhere_it_works(site: Path) -> None:
