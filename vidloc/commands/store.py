@@ -17,6 +17,7 @@ from vidloc.stores import operations
 from vidloc.stores.base import FeatureStore, ItemEntry, open_store
 from vidloc.stores.facts import StoreFacts, StreamFacts, facts_of
 from vidloc.stores.merging import merge as merge_stores
+from vidloc.stores.statistics import Moments, StoreStatistics, StreamStatistics, statistics_of
 from vidloc.stores.tables import STATUSES
 
 _PATH = click.Path(path_type=Path)
@@ -32,6 +33,7 @@ def store() -> None:
     vidloc store info feats.zarr
     vidloc store ls feats.zarr --status failed
     vidloc store verify feats.zarr
+    vidloc store stats feats.zarr
     vidloc store merge all.zarr part1.zarr part2.zarr
     """
 
@@ -117,6 +119,34 @@ def verify(ctx: click.Context, path: Path, *, quick: bool, as_json: bool) -> Non
 
 
 @store.command()
+@click.argument("path", metavar="STORE", type=_PATH)
+@click.option("--stream", "streams", metavar="NAME", multiple=True, help="Only this stream; may be repeated.")
+@_AS_JSON
+def stats(path: Path, *, streams: tuple[str, ...], as_json: bool) -> None:
+    """Read the rows once and say how they are distributed, which are all zero, and which items are the same.
+
+    \b
+    vidloc store stats feats.zarr
+    vidloc store stats feats.zarr --stream slowfast_r50 --json
+
+    Norms are L2 norms of rows; in fields with any number of entries per row, such as regions, of entries. Values that
+    are NaN or infinite are counted and left out. Needs dask (vidloc[dask]); memory does not grow with the rows.
+    """
+    with _bar("stats") as progress:
+        found = statistics_of(path, streams or None, progress)
+    if as_json:
+        echo_json(found.as_json())
+        return
+    out = console()
+    out.print(_statistics_table(found))
+    for name, stream in found.streams.items():
+        for line in _finding_lines(name, stream):
+            out.print(line, markup=False)
+    if not any(numbers.num_nonfinite for stream in found.streams.values() for numbers in stream.fields.values()):
+        out.print("no value is NaN or infinite")
+
+
+@store.command()
 @click.argument("out", type=_PATH)
 @click.argument("parts", metavar="PART...", nargs=-1, required=True, type=_PATH)
 @_AS_JSON
@@ -197,6 +227,42 @@ def _stream_table(facts: StoreFacts) -> Table:
         counts = (f"{stream.num_items:,}", f"{stream.num_rows:,}", _size(stream.num_bytes))
         table.add_row(stream.spec.name, stream.spec.kind, *counts, stream.times, statuses)
     return table
+
+
+def _statistics_table(found: StoreStatistics) -> Table:
+    table = Table(box=None, pad_edge=False)
+    for title in ("stream", "field"):
+        table.add_column(title, overflow="fold")
+    table.add_column("rows", justify="right", no_wrap=True)
+    table.add_column("of", no_wrap=True)
+    for title in ("mean", "std", "min", "max"):
+        table.add_column(title, justify="right", no_wrap=True)
+    for name, stream in found.streams.items():
+        head = (name, f"{stream.num_rows:,}")
+        for field, numbers in stream.fields.items():
+            table.add_row(head[0], field, head[1], "values", *_numbers(numbers.values))
+            entries = f"{numbers.num_vectors:,} entries" if numbers.is_ragged else ""
+            table.add_row("", "", entries, "norms", *_numbers(numbers.norms))
+            head = ("", "")
+        if not stream.fields:
+            table.add_row(head[0], "(texts only)", head[1])
+    return table
+
+
+def _numbers(moments: Moments) -> list[str]:
+    numbers = (moments.mean, moments.std, moments.min, moments.max)
+    return ["-" if number is None else f"{number:.4g}" for number in numbers]
+
+
+def _finding_lines(name: str, stream: StreamStatistics) -> Iterator[str]:
+    for field, numbers in stream.fields.items():
+        if numbers.num_nonfinite:
+            yield f"{name}, {field}: {numbers.num_nonfinite:,} values are NaN or infinite"
+        if numbers.num_zero:
+            what = "entries" if numbers.is_ragged else "rows"
+            yield f"{name}, {field}: {numbers.num_zero:,} of {numbers.num_vectors:,} {what} are all zero"
+    for items in stream.duplicates:
+        yield f"{name}: the same rows in {', '.join(items)}"
 
 
 def _origin_lines(stream: StreamFacts) -> Iterator[str]:
