@@ -7,16 +7,13 @@ INSTALLED := $(VENV)/.installed
 # One arithmetic thread per test process: two processes share the machine, and results do not depend on its size.
 TEST_ENV := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 HF_HUB_OFFLINE=1
 
-.PHONY: demo test test-slow lint bench clean
+.PHONY: demo test lint bench clean
 
 demo: $(INSTALLED)
 	$(BIN)/vidloc demo --out demo
 
 test: lint
-	$(TEST_ENV) $(BIN)/python -m pytest -n 2 --dist loadgroup -m "not slow"
-
-test-slow: $(INSTALLED)
-	$(TEST_ENV) $(BIN)/python -m pytest -n 2 --dist loadgroup -m slow
+	$(TEST_ENV) $(BIN)/python -m pytest -n 2 --dist loadgroup
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
