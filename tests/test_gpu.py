@@ -56,8 +56,8 @@ def test_a_head_trains_on_a_gpu(gpu: str, tmp_path: Path, head: str) -> None:
     made = make_recognition(tmp_path)
     arguments = [
         *("train-head", head, "--store", str(made.store), "--dataset", "epic", "--annotations", str(made.annotations)),
-        *("--stream", "verb=motion", "--stream", "noun=looks", "--epochs", "20", "--device", gpu, "--json"),
-        *("--out", str(tmp_path / "run")),
+        *("--stream", "verb=motion", "--stream", "noun=looks", "--epochs", "20", "--batch", "8"),
+        *("--device", gpu, "--json", "--out", str(tmp_path / "run")),
     ]
     result = CliRunner().invoke(vidloc, arguments)
     assert result.exit_code == 0, result.output
