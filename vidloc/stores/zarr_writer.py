@@ -14,7 +14,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -86,6 +86,7 @@ class ZarrWriter(StoreReader):
         self._arrays: dict[str, GrowingArray] = {}
         self._written: dict[str, dict[str, Any]] = {}
         self._pending = PendingItems(self._path)
+        self._hashing = ThreadPoolExecutor(1, thread_name_prefix="vidloc-hashing")
         self._folded: dict[str, int] = {}
         self._folded_at = time.monotonic()
         with disk_errors(self._store):
@@ -221,6 +222,7 @@ class ZarrWriter(StoreReader):
         dropped = self._pending.drop_all()
         if dropped:
             logger.warning("store %s: closed with %d items not committed; they are dropped.", self._store, len(dropped))
+        self._hashing.shutdown()
         self._journal.close()
         for array in self._arrays.values():
             array.close()
@@ -261,13 +263,16 @@ class ZarrWriter(StoreReader):
 
     def _append_all(self, pending: PendingItem, item_id: str) -> dict[str, _Appended]:
         """Put an item's rows behind the committed ones, durably; they do not exist until the journal says so."""
-        with ThreadPoolExecutor(1) as other:  # hashing takes about as long as the disk, and lets other threads run
-            digests = {name: other.submit(rows.digest) for name, rows in pending.streams.items() if rows.has_rows}
+        # Hashing takes about as long as the disk, and lets other threads run.
+        digests = {name: self._hashing.submit(rows.digest) for name, rows in pending.streams.items() if rows.has_rows}
+        try:
             appended = {name: self._append(rows, item_id) for name, rows in pending.streams.items()}
             for path in (path for rows in appended.values() for path in rows.lengths):
                 self._arrays[path].sync()
-            for name, digest in digests.items():
-                appended[name].entry = appended[name].entry.model_copy(update={"digest": digest.result()})
+        finally:
+            wait(digests.values())  # before anybody drops the rows
+        for name, digest in digests.items():
+            appended[name].entry = appended[name].entry.model_copy(update={"digest": digest.result()})
         return appended
 
     def _append(self, rows: PendingRows, item_id: str) -> _Appended:
