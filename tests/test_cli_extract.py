@@ -146,7 +146,7 @@ class TestCommand:
         result = invoke(*arguments, "--plan")
         assert result.exit_code == 0
         assert "4 items found; 0 done already, 4 to do." in result.stdout
-        assert "stored as features float16[3]" in result.stdout
+        assert "stored as features[3] float16" in result.stdout
         assert not (tmp_path / "s.zarr").exists()
         plan = json.loads(invoke(*arguments, "--plan", "--json").stdout)
         assert plan["streams"]["colour"]["rows"] == 2 + 3 + 3 + 2

@@ -267,7 +267,7 @@ def _finding_lines(name: str, stream: StreamStatistics) -> Iterator[str]:
 
 def _origin_lines(stream: StreamFacts) -> Iterator[str]:
     spec = stream.spec
-    fields = ", ".join(f"{name}{_shape(f.row_shape)} {f.dtype}" for name, f in spec.fields.items())
+    fields = ", ".join(f"{name}{field}" for name, field in spec.fields.items())
     yield f"{spec.name}: {fields}"
     made_by = f"  by {spec.encoder or 'an encoder not stated'}"
     if stream.random_weights:
@@ -275,10 +275,6 @@ def _origin_lines(stream: StreamFacts) -> Iterator[str]:
         return
     licence = spec.source.licence or "licence not stated"
     yield f"{made_by}, weights {spec.weights or 'not stated'} (sha256 {spec.weights_sha256[:12] or '-'}; {licence})"
-
-
-def _shape(shape: tuple[int | str, ...]) -> str:
-    return f"[{', '.join(map(str, shape))}]" if shape else ""
 
 
 def _size(num_bytes: int) -> str:

@@ -49,6 +49,11 @@ class FieldSpec(Record):
             raise ValueError(f"dtype must be one of {', '.join(_DTYPES)}")
         return dtype
 
+    def __str__(self) -> str:
+        """As people are shown it: `[regions, 4] float32`, ` float64` for one number."""
+        shape = f"[{', '.join(map(str, self.row_shape))}]" if self.row_shape else ""
+        return f"{shape} {self.dtype}"
+
     @property
     def axis(self) -> str | None:
         """Name of the ragged axis, `None` for a dense field."""

@@ -18,7 +18,7 @@ from vidloc.errors import MediaError
 from vidloc.extract import media
 from vidloc.pipelines.extraction.encoders import StreamEncoder
 from vidloc.pipelines.extraction.items import Items
-from vidloc.pipelines.extraction.report import Outcome, named
+from vidloc.pipelines.extraction.report import Outcome, duration, named
 from vidloc.stores.base import FeatureStore, ItemEntry, StreamSpec
 
 # Headers read to estimate the work; of more videos, evenly spread ones stand for all.
@@ -141,7 +141,7 @@ class ExtractPlan:
         if self.video_s is not None and self.work:
             basis = f"the headers of {self.num_probed} files" if self.num_probed else "the annotations"
             text.append(
-                f"About {self.video_s / 3600:.3g} hours of video (from {basis}); "
+                f"About {duration(self.video_s)} of video (from {basis}); "
                 "how long that takes is measured on the first clips and said then."
             )
         return [*text, *(f"Note: {note}" for note in self.notes)]
@@ -270,10 +270,10 @@ def _stream_json(plan: StreamPlan) -> dict[str, Any]:
 
 def _stream_lines(plan: StreamPlan, fps: float | None) -> list[str]:
     spec = plan.spec
-    stored = ", ".join(f"{name} {f.dtype}{list(f.row_shape)}" for name, f in spec.fields.items())
+    stored = ", ".join(f"{name}{f}" for name, f in spec.fields.items())
     halved = any(f.dtype == "float16" for f in spec.fields.values())
     size = f", {plan.num_rows * plan.dense_bytes_per_row / 1e6:,.1f} MB" if plan.dense_bytes_per_row else ""
-    size += "".join(f", {size} bytes for each of its {axis}" for axis, size in plan.ragged_bytes.items())
+    size += "".join(f", and {size:,} bytes per entry of {axis}" for axis, size in plan.ragged_bytes.items() if size > 1)
     text = [
         f"  {spec.name} ({spec.encoder}): {plan.num_items} items, about {plan.num_rows:,} rows{size}",
         f"    {_window(spec, fps)}",

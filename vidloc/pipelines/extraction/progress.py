@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsed
 from rich.progress import Progress as Bar
 
 from vidloc.pipelines.extraction.plan import ExtractPlan
-from vidloc.pipelines.extraction.report import Outcome
+from vidloc.pipelines.extraction.report import Outcome, duration
 
 _FIRST_LINE_S, _LINE_EVERY_S = 5.0, 30.0
 
@@ -131,10 +131,4 @@ class ConsoleProgress:
         rows = self._rows_expected - self._rows_done
         if rate <= 0 or now - self._begun < 1.0 or rows <= 0:
             return "time left not known yet" if rows > 0 else "about to end"
-        return f"about {_duration(rows / rate)} left"
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
+        return f"about {duration(rows / rate)} left"

@@ -124,7 +124,7 @@ class ExtractReport:
         text = [f"{items} items worked on ({counts}, counted per stream); {self.already_done} were done before."]
         if made:
             text.append(
-                f"{sum(self.rows.values()):,} rows from {self.video_s / 3600:.3f} hours in {timing.wall_s:.1f} s "
+                f"{sum(self.rows.values()):,} rows from {duration(self.video_s)} of video in {timing.wall_s:.1f} s "
                 f"({self.clips_per_s:.2f} rows/s); decode {timing.decode_s:.1f} s, encode {encode or '0 s'}, "
                 f"write {timing.write_s:.1f} s."
             )
@@ -143,6 +143,13 @@ class ExtractReport:
 
 
 STATUSES: tuple[Status, ...] = ("done", "partial", "absent", "failed")
+
+
+def duration(seconds: float) -> str:
+    """A stretch of time as people say it: `2 h 5 min`, `3 min 20 s`, `7 s`."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
 def named(items: Sequence[str], *, most: int = 10) -> str:
