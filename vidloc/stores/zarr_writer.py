@@ -14,7 +14,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,6 +53,7 @@ from vidloc.stores.zarr_store import ZarrStore, read_catalog
 
 FOLD_COMMITS = 1000
 FOLD_SECONDS = 60.0
+_COMMIT_THREADS = 4
 
 _EMPTY = Catalog(Root(journal=journal_name(0), items=0, streams={}), {}, arrays_of_items())
 
@@ -86,7 +87,8 @@ class ZarrWriter(StoreReader):
         self._arrays: dict[str, GrowingArray] = {}
         self._written: dict[str, dict[str, Any]] = {}
         self._pending = PendingItems(self._path)
-        self._hashing = ThreadPoolExecutor(1, thread_name_prefix="vidloc-hashing")
+        # Hashing and waiting for the disk, both of which let other threads run.
+        self._workers = ThreadPoolExecutor(_COMMIT_THREADS, thread_name_prefix="vidloc-commit")
         self._folded: dict[str, int] = {}
         self._folded_at = time.monotonic()
         with disk_errors(self._store):
@@ -222,7 +224,7 @@ class ZarrWriter(StoreReader):
         dropped = self._pending.drop_all()
         if dropped:
             logger.warning("store %s: closed with %d items not committed; they are dropped.", self._store, len(dropped))
-        self._hashing.shutdown()
+        self._workers.shutdown()
         self._journal.close()
         for array in self._arrays.values():
             array.close()
@@ -263,14 +265,22 @@ class ZarrWriter(StoreReader):
 
     def _append_all(self, pending: PendingItem, item_id: str) -> dict[str, _Appended]:
         """Put an item's rows behind the committed ones, durably; they do not exist until the journal says so."""
-        # Hashing takes about as long as the disk, and lets other threads run.
-        digests = {name: self._hashing.submit(rows.digest) for name, rows in pending.streams.items() if rows.has_rows}
+        appended: dict[str, _Appended] = {}
+        digests: dict[str, Future[str]] = {}
+        synced: list[Future[None]] = []
         try:
-            appended = {name: self._append(rows, item_id) for name, rows in pending.streams.items()}
-            for path in (path for rows in appended.values() for path in rows.lengths):
-                self._arrays[path].sync()
+            for name, rows in pending.streams.items():
+                if rows.has_rows:
+                    digests[name] = self._workers.submit(rows.digest)
+                appended[name] = self._append(rows, item_id)
+                # All at once: a disk makes several files durable in little more time than one.
+                synced += [self._workers.submit(self._arrays[path].sync) for path in appended[name].lengths]
+            for done in synced:
+                done.result()
         finally:
-            wait(digests.values())  # before anybody drops the rows
+            # Before anybody drops the rows.
+            wait(digests.values())
+            wait(synced)
         for name, digest in digests.items():
             appended[name].entry = appended[name].entry.model_copy(update={"digest": digest.result()})
         return appended
