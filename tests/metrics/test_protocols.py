@@ -12,7 +12,7 @@ from vidloc.core.timeline import Span
 from vidloc.datasets.epic_kitchens import EpicKitchens, EpicOptions
 from vidloc.datasets.segments import Segments, SegmentsOptions
 from vidloc.errors import OptionError, UnknownNameError
-from vidloc.metrics.actions import pair_counts
+from vidloc.metrics.actions import known_actions, pair_counts, softmax
 from vidloc.metrics.baselines import chance, most_frequent
 from vidloc.metrics.protocols import evaluate
 from vidloc.metrics.recognition import recognition
@@ -139,6 +139,70 @@ def test_predictions_that_do_not_belong_are_refused():
         evaluate("epic55", one_task, segments, classes={"verb": VERBS})
 
 
+NUMBERED = {**CLASSES, "action": ("open door", "close tap", "wash lid", "open pan")}
+PARTS = {"action_parts": frozenset({(0, 0, 0), (1, 1, 1), (2, 2, 3), (3, 0, 2)})}
+NUMBER_OF = {(verb, noun): action for action, verb, noun in PARTS["action_parts"]}
+
+
+def numbered_segments():
+    return [
+        s.model_copy(update={"labels": {**s.labels, "action": NUMBER_OF[s.labels["verb"], s.labels["noun"]]}})
+        for s in made_segments()
+    ]
+
+
+def test_numbered_actions_are_scored_by_verb_and_noun():
+    segments = numbered_segments()
+    predictions = made_predictions(segments, right=lambda k: False)
+    found = evaluate("egtea", predictions, segments, classes=NUMBERED, groups=PARTS)
+    right = []
+    for prediction, segment in zip(predictions, segments, strict=True):
+        chances = {task: softmax(prediction.scores[task]) for task in CLASSES}
+        products = {a: chances["verb"][v] * chances["noun"][n] for (v, n), a in NUMBER_OF.items()}
+        right.append(max(products, key=products.get) == segment.labels["action"])
+    assert found["action"]["top1"] == np.mean(right)
+    per_class = [
+        np.mean([r for r, s in zip(right, segments, strict=True) if s.labels["action"] == a]) for a in range(4)
+    ]
+    assert found["action"]["mean_class_accuracy"] == pytest.approx(np.mean(per_class))
+    assert list(found) == ["num_segments", "num_missing", "verb", "noun", "action"]
+    assert {t: found[t] for t in CLASSES} == {
+        t: evaluate("recognition", predictions, segments, classes=CLASSES)[t] for t in CLASSES
+    }
+
+
+def test_a_heads_own_action_scores_come_first():
+    segments = numbered_segments()
+    best = [tuple(float(k == s.labels["action"]) for k in range(4)) for s in segments]
+    mixed = [
+        p.model_copy(update={"scores": {**p.scores, "action": row}})
+        for p, row in zip(made_predictions(segments, right=lambda k: False), best, strict=True)
+    ]
+    found = evaluate("egtea", mixed, segments, classes=NUMBERED, groups=PARTS)
+    assert found["action"]["top1"] == found["action"]["mean_class_accuracy"] == 1.0
+    assert found["verb"]["top1"] < 1
+    alone = [p.model_copy(update={"scores": {"action": p.scores["action"]}}) for p in mixed]
+    assert set(evaluate("egtea", alone, segments, classes=NUMBERED)) == {"num_segments", "num_missing", "action"}
+    with pytest.raises(OptionError, match="of 's0' needs 4 action scores, one per class, found none"):
+        evaluate("egtea", [*made_predictions(segments)[:1], *mixed[1:]], segments, classes=NUMBERED, groups=PARTS)
+
+
+def test_actions_without_parts_are_refused():
+    segments = numbered_segments()
+    with pytest.raises(OptionError, match=r"needs .* groups\['action_parts'\] .* and the parts of 0 actions"):
+        evaluate("egtea", made_predictions(segments), segments, classes=NUMBERED)
+    with pytest.raises(OptionError, match="protocol egtea needs classes for verb, noun and action"):
+        evaluate("egtea", made_predictions(segments), segments, classes=CLASSES, groups=PARTS)
+    for parts in ([(0, 0, 0), (2, 1, 1)], [(0, 0, 0), (1, 3, 1)], [(0, 0, -1)]):
+        with pytest.raises(OptionError, match="the parts of actions must be"):
+            known_actions(np.zeros((2, 3)), np.zeros((2, 4)), parts)
+
+
+def test_known_actions_do_not_underflow():
+    scores = known_actions([[0.0, -2000.0, -3000.0]], [[0.0, -2000.0]], [(0, 1, 1), (1, 2, 1), (2, 0, 0)])
+    np.testing.assert_allclose(scores, [[-4000.0, -5000.0, 0.0]])
+
+
 # --- detection -------------------------------------------------------------------------------------------------------
 
 LABELS = {"label": ("nod", "wave")}
@@ -222,10 +286,10 @@ def test_chance_is_one_over_the_number_of_classes():
     assert found == chance("epic55", segments, classes=CLASSES, groups=GROUPS, train_segments=segments)
 
 
-@pytest.mark.parametrize("protocol", ["epic55", "epic100", "recognition"])
+@pytest.mark.parametrize("protocol", ["epic55", "epic100", "egtea", "recognition"])
 def test_guesses_have_the_keys_of_a_trained_head(protocol):
-    segments = made_segments()
-    settings = {"classes": CLASSES, "groups": GROUPS}
+    segments = numbered_segments()
+    settings = {"classes": NUMBERED if protocol == "egtea" else CLASSES, "groups": GROUPS | PARTS}
     trained = evaluate(protocol, made_predictions(segments), segments, **settings)
     for guess in (chance, most_frequent):
         found = guess(protocol, segments, train_segments=segments, **settings)

@@ -60,6 +60,8 @@ def print_scores(scores: Scores) -> None:
             f"{scores.num_lacking} of {scores.num_annotations} annotations lack rows and were not predicted "
             "(listed in the account beside the predictions)."
         )
+    for note in scores.notes:
+        out.print(f"Note: {note}")
     table = Table(box=None, pad_edge=False)
     table.add_column("metric")
     for name in (scores.head, *scores.baselines):

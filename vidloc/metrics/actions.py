@@ -12,6 +12,8 @@ segment are the same until a segment far below the global maximum underflows.)
 The prior mu comes from counts of training pairs, without smoothing: `joint` is the relative frequency (both papers), so
 that a pair never trained on scores 0; `noun_given_verb` divides each verb's row by its sum + 1e-5 (the code released
 with long-term feature banks).
+
+Where a corpus numbers its actions (EGTEA Gaze+), `known_actions` scores these pairs alone.
 """
 
 from __future__ import annotations
@@ -87,6 +89,28 @@ def rank_actions(
     return ActionRanking(pairs, scores)
 
 
+def known_actions(verb: ArrayLike, noun: ArrayLike, parts: Iterable[tuple[int, int, int]]) -> NDArray[np.float64]:
+    """Scores of numbered actions, `(segments, actions)`: log of P(verb) P(noun).
+
+    Args:
+        verb, noun: scores before softmax, `(segments, classes)`.
+        parts: (action, verb, noun) of every action; actions count from 0 without gaps.
+
+    Raises:
+        OptionError: actions that leave gaps, or parts that are no classes.
+    """
+    table = np.array(sorted(parts), dtype=np.int64).reshape(-1, 3)
+    verbs, nouns = (np.asarray(scores, dtype=np.float64) for scores in (verb, noun))
+    limits = (len(table), verbs.shape[1], nouns.shape[1])
+    if not np.array_equal(table[:, 0], np.arange(len(table))) or (table < 0).any() or (table >= limits).any():
+        raise OptionError(
+            f"the parts of actions must be (action, verb, noun) for action 0 to {len(table) - 1}, with verbs below "
+            f"{limits[1]} and nouns below {limits[2]}."
+        )
+    logs: NDArray[np.float64] = _log_softmax(verbs)[:, table[:, 1]] + _log_softmax(nouns)[:, table[:, 2]]
+    return logs
+
+
 def action_prior(counts: ArrayLike, kind: PriorKind) -> NDArray[np.float64] | None:
     """The prior mu `(verbs, nouns)` from counts of training pairs; `None` for kind `none`.
 
@@ -119,6 +143,13 @@ def softmax(scores: ArrayLike) -> NDArray[np.float64]:
     powers = np.exp(values - values.max(axis=-1, keepdims=True))
     result: NDArray[np.float64] = powers / powers.sum(axis=-1, keepdims=True)
     return result
+
+
+def _log_softmax(scores: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Logarithm of the softmax of each row, finite where the softmax would underflow."""
+    shifted = scores - scores.max(axis=-1, keepdims=True)
+    logs: NDArray[np.float64] = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+    return logs
 
 
 def _best(scores: NDArray[np.float64], count: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:

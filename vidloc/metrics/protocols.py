@@ -1,6 +1,8 @@
 """The official metrics of a corpus, from predictions and annotated segments; the one entry that pipelines use.
 
 - `epic55`, `epic100`: the official metrics of EPIC-KITCHENS, from verb and noun scores of given segments;
+- `egtea`: `recognition` of verb, noun and action, for EGTEA Gaze+, whose results are of 106 actions: top-1 in some
+  papers, mean class accuracy in others. A head without action scores is given those of `actions.known_actions`;
 - `recognition`: top-1, top-5 and mean class accuracy of every task, from scores of given segments;
 - `segments`: detection in whole items: mean AP, recall and precision at temporal IoU, and frame accuracy.
 
@@ -20,7 +22,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from vidloc.core.records import Prediction, Segment
 from vidloc.errors import OptionError, UnknownNameError, did_you_mean
-from vidloc.metrics.actions import OFFICIAL_CUT, ActionRanking, PriorKind, action_prior, rank_actions
+from vidloc.metrics.actions import OFFICIAL_CUT, ActionRanking, PriorKind, action_prior, known_actions, rank_actions
 from vidloc.metrics.localization import (
     Detections,
     Metrics,
@@ -32,10 +34,12 @@ from vidloc.metrics.localization import (
 )
 from vidloc.metrics.recognition import epic55, epic100, recognition
 
-PROTOCOLS = ("epic55", "epic100", "recognition", "segments")
+RECOGNITION_PROTOCOLS = ("epic55", "epic100", "egtea", "recognition")
+PROTOCOLS = (*RECOGNITION_PROTOCOLS, "segments")
 THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7)
 STEP_S = 0.1
-_EPIC_TASKS = ("verb", "noun")
+_PAIR_TASKS = ("verb", "noun")
+_ACTION_PARTS = "action_parts"
 _TOP = 5
 
 Groups = Mapping[str, frozenset[Any]]
@@ -97,14 +101,22 @@ def evaluate(
     if protocol == "segments":
         chosen = label_task(classes, task)
         return _detection(predictions, segments, classes[chosen], chosen, items, durations_s or {})
-    tasks = _EPIC_TASKS if protocol.startswith("epic") else tuple(classes)
+    tasks = _tasks(protocol, predictions, classes)
     aligned = align(predictions, segments, {t: classes[t] for t in tasks if t in classes}, allow_missing=allow_missing)
     actions = None
-    if set(_EPIC_TASKS) <= set(aligned.scores) and protocol.startswith("epic"):
+    if set(_PAIR_TASKS) <= set(aligned.scores) and protocol.startswith("epic"):
         mu = action_prior(_given(prior_counts, prior), prior)
         actions = rank_actions(aligned.scores["verb"], aligned.scores["noun"], prior=mu, cut=cut, keep=_TOP)
-    result = recognition_metrics(protocol, aligned.scores, actions, aligned.segments, groups or {})
+    scores = aligned.scores
+    if composes_actions(protocol, predictions):
+        scores = {**scores, "action": _composed(protocol, scores, classes, groups or {})}
+    result = recognition_metrics(protocol, scores, actions, aligned.segments, groups or {})
     return {"num_segments": len(aligned.segments), "num_missing": len(aligned.missing), **result}
+
+
+def composes_actions(protocol: str, predictions: Sequence[Prediction]) -> bool:
+    """Whether a protocol of numbered actions has to score them by verb and noun, as no prediction scores actions."""
+    return protocol == "egtea" and not any("action" in (prediction.scores or {}) for prediction in predictions)
 
 
 def recognition_metrics(
@@ -131,9 +143,9 @@ def recognition_metrics(
     if actions is None:
         raise OptionError(f"protocol {protocol} needs classes for verb and noun, got: {', '.join(scores) or 'none'}.")
     if protocol == "epic55":
-        many_shot = {task: groups.get(f"many_shot_{task}", frozenset()) for task in (*_EPIC_TASKS, "action")}
+        many_shot = {task: groups.get(f"many_shot_{task}", frozenset()) for task in (*_PAIR_TASKS, "action")}
         return _defined(epic55(scores, actions, labels, many_shot))
-    tail = {task: groups[f"tail_{task}"] for task in _EPIC_TASKS if f"tail_{task}" in groups}
+    tail = {task: groups[f"tail_{task}"] for task in _PAIR_TASKS if f"tail_{task}" in groups}
     unseen = groups.get("unseen_participants", frozenset())
     return _defined(
         epic100(
@@ -141,7 +153,7 @@ def recognition_metrics(
             actions,
             labels,
             unseen=[segment.group in unseen for segment in segments],
-            tail=tail if len(tail) == len(_EPIC_TASKS) else None,
+            tail=tail if len(tail) == len(_PAIR_TASKS) else None,
         )
     )
 
@@ -206,6 +218,28 @@ def item_durations(
         {item: durations_s.get(item, ends.get(item, 0.0)) for item in wanted},
         sum(item not in durations_s for item in wanted),
     )
+
+
+def _tasks(protocol: str, predictions: Sequence[Prediction], classes: Classes) -> tuple[str, ...]:
+    """Tasks that are to be scored by the predictions themselves."""
+    if protocol.startswith("epic") or composes_actions(protocol, predictions):
+        return _PAIR_TASKS
+    if protocol == "egtea":  # a head of one output, the action, is complete as well
+        return tuple(task for task in classes if any(task in (p.scores or {}) for p in predictions))
+    return tuple(classes)
+
+
+def _composed(
+    protocol: str, scores: Mapping[str, NDArray[np.float64]], classes: Classes, groups: Groups
+) -> NDArray[np.float64]:
+    """Scores of the classes of `action` from those of verb and noun."""
+    parts, num_actions = groups.get(_ACTION_PARTS, frozenset()), len(classes.get("action", ()))
+    if not set(_PAIR_TASKS) <= set(scores) or not num_actions or len(parts) != num_actions:
+        raise OptionError(
+            f"protocol {protocol} needs classes for verb, noun and action, and groups[{_ACTION_PARTS!r}] with the verb "
+            f"and noun of each action; got: {', '.join(classes) or 'none'}, and the parts of {len(parts)} actions."
+        )
+    return known_actions(scores["verb"], scores["noun"], parts)
 
 
 def _detection(

@@ -16,6 +16,7 @@ from vidloc.datasets.base import Annotations, Dataset
 from vidloc.errors import OptionError, ProvenanceError
 from vidloc.metrics.actions import PriorKind, pair_counts
 from vidloc.metrics.baselines import chance, most_frequent
+from vidloc.metrics.protocols import RECOGNITION_PROTOCOLS, composes_actions
 from vidloc.metrics.protocols import evaluate as metrics_of
 from vidloc.pipelines.labels import read_labels
 from vidloc.pipelines.run_record import (
@@ -28,6 +29,7 @@ from vidloc.pipelines.run_record import (
 )
 
 Metrics = Mapping[str, Any]
+_COMPOSED = "an action is scored by the product of its verb's and its noun's probability; the head scores no actions."
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,7 @@ class Scores:
         num_annotations, num_lacking: annotations of the split, and those that no rows answered for.
         metrics: of the predictions.
         baselines: the same metrics of guessing: `chance` and `most_frequent`.
+        notes: how numbers were arrived at, where that is not the same for every head; one sentence each.
     """
 
     dataset: str
@@ -53,6 +56,7 @@ class Scores:
     num_lacking: int
     metrics: Metrics
     baselines: Mapping[str, Metrics] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
         """All of it as plain values."""
@@ -82,7 +86,7 @@ def protocol_of(task: HeadTask, annotations: Annotations) -> str:
     if task == "detection":
         return "segments"
     if task == "recognition":
-        return annotations.protocol if annotations.protocol.startswith("epic") else "recognition"
+        return annotations.protocol if annotations.protocol in RECOGNITION_PROTOCOLS else "recognition"
     raise OptionError(f"there are no metrics for heads of task {task!r}.")
 
 
@@ -107,7 +111,7 @@ def headline(
     )
     if protocol == "segments":
         return float(metrics["detection"]["map"])
-    if protocol.startswith("epic"):
+    if protocol != "recognition":
         action = (metrics.get("overall") or metrics)["action"]
         return float(action["top1"])
     tops = [metrics[task_name]["top1"] for task_name in annotations.classes]
@@ -159,6 +163,7 @@ def score(
         num_lacking=len(lacking),
         metrics=metrics,
         baselines=_baselines(protocol, segments, train, common),
+        notes=(_COMPOSED,) if composes_actions(protocol, predictions) else (),
     )
 
 
@@ -264,7 +269,10 @@ def _require_answers(segments: Sequence[Segment], answered: set[str | None], lac
 
 def _pair_counts(annotations: Annotations, protocol: str, train: Sequence[Segment], prior: str) -> Any:
     if not protocol.startswith("epic"):
-        raise OptionError(f"--prior {prior} weighs (verb, noun) pairs; {annotations.dataset} has none.")
+        raise OptionError(
+            f"--prior {prior} weighs (verb, noun) pairs, which only the metrics of EPIC-KITCHENS rank; "
+            f"{annotations.dataset} has those of {protocol!r}. Leave it out."
+        )
     if not train:
         raise OptionError(f"--prior {prior} needs training segments to count pairs in, and there are none.")
     return pair_counts(train, len(annotations.classes["verb"]), len(annotations.classes["noun"]))
