@@ -78,3 +78,35 @@ def test_initial_weights_are_small():
 def test_annotations_without_verbs_are_refused():
     with pytest.raises(OptionError, match=r"two_branch needs classes for verb and noun, but .* none for verb"):
         TwoBranch(TwoBranchOptions(), {"verb": 1, "noun": 1}, {"noun": ("a",)})
+
+
+NUMBERED = {**LABELS, "action": ("a p", "b q", "a q")}
+
+
+def test_the_action_is_scored_from_the_rows_of_both_roles():
+    torch.manual_seed(0)
+    head = TwoBranch(TwoBranchOptions(action=True), {"verb": 2, "noun": 3}, NUMBERED).eval()
+    for parameter in head.parameters():
+        torch.nn.init.normal_(parameter)
+    masks = torch.tensor([[True, True, False]]), torch.tensor([[True]])
+    rows = {
+        task: RowBatch(torch.randn(1, mask.shape[1], width), mask, torch.zeros(1, mask.shape[1], 2).double())
+        for task, mask, width in zip(("verb", "noun"), masks, (2, 3), strict=True)
+    }
+    targets = {"verb": torch.tensor([1]), "noun": torch.tensor([0]), "action": torch.tensor([2])}
+    batch = Batch((Sample("v", Span(0, 1)),), rows, {}, targets)
+    verb, noun = head.action["verb"], head.action["noun"]
+    by_hand = verb.weight @ rows["verb"].features[0, :2].mean(dim=0) + noun.weight @ rows["noun"].features[0, 0]
+    torch.testing.assert_close(head.logits(batch)["action"][0], by_hand + verb.bias)
+    assert noun.bias is None
+    losses = head.loss(batch)
+    torch.testing.assert_close(losses["action"], -torch.log_softmax(by_hand + verb.bias, dim=0)[2])
+    torch.testing.assert_close(losses["total"], (losses["verb"] + losses["noun"] + losses["action"]) / 3)
+    assert set(head.predict(batch)[0].scores) == {"verb", "noun", "action"}
+
+
+def test_actions_are_learnt_only_where_they_are_asked_for_and_numbered():
+    plain = TwoBranch(TwoBranchOptions(), {"verb": 2, "noun": 2}, NUMBERED)
+    assert set(plain.state_dict()) == set(TwoBranch(TwoBranchOptions(), {"verb": 2, "noun": 2}, LABELS).state_dict())
+    with pytest.raises(OptionError, match=r"with --action needs classes of a task 'action', .* have verb, noun"):
+        TwoBranch(TwoBranchOptions(action=True), {"verb": 2, "noun": 2}, LABELS)

@@ -11,6 +11,11 @@ rate and without decay, and the mean of both cross-entropies as loss.
 
 Where it differs: the networks below are frozen, and all rows of a segment are read in training and in testing, in place
 of 8 and 25 sampled snippets. Verb and noun may read different streams, so there are two layers instead of one matrix.
+
+For corpora that number their actions (EGTEA Gaze+), `action` adds the classifier of TSN's single label, one class per
+action. It is linear on both roles, which is late fusion where these are two streams:
+
+    logits_action = sum over both roles of  mean over the segment's rows of  U_role dropout(f_row)   + c
 """
 
 from __future__ import annotations
@@ -18,10 +23,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, ClassVar
 
+import torch
 from pydantic import BeforeValidator, Field
 from torch import Tensor, nn
 
 from vidloc.core.records import Prediction, Source
+from vidloc.errors import OptionError
 from vidloc.heads.base import Batch, Head, SegmentOptions, Share, StreamNeed, numbers
 from vidloc.heads.layers import Standardize, label_losses, masked_mean
 from vidloc.heads.recognition import check_verb_noun, recognised
@@ -45,10 +52,14 @@ class TwoBranchOptions(SegmentOptions):
     standardize: bool = Field(
         default=False, description="Standardise every input by the training rows (not in the paper)."
     )
+    action: bool = Field(
+        default=False,
+        description="Also learn the action as one class from both roles, where the corpus numbers its actions (EGTEA).",
+    )
 
 
 class TwoBranch(Head):
-    """Two linear layers on rows, logits averaged over the segment."""
+    """Linear layers on rows, logits averaged over the segment."""
 
     task = "recognition"
     unit = "segment"
@@ -67,9 +78,11 @@ class TwoBranch(Head):
         check_verb_noun("two_branch", labels)
         self.dropout = nn.Dropout(options.dropout)
         self.classifiers = nn.ModuleDict({task: nn.Linear(dims[task], len(labels[task])) for task in _TASKS})
-        for layer in self.classifiers.values():
+        self.action = nn.ModuleDict(_action_layers(dims, labels) if options.action else {})
+        for layer in (*self.classifiers.values(), *self.action.values()):
             nn.init.normal_(layer.weight, std=0.001)  # type: ignore[arg-type]
-            nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
         self.standard = nn.ModuleDict({task: Standardize(dims[task]) for task in _TASKS} if options.standardize else {})
 
     def parameter_groups(self) -> list[dict[str, Any]]:
@@ -87,20 +100,35 @@ class TwoBranch(Head):
 
     def logits(self, batch: Batch) -> dict[str, Tensor]:
         """`(batch, classes)` by task."""
-        scores = {}
+        scores, of_actions = {}, []
         for task, rows in batch.rows.items():
             features = self.standard[task](rows.features) if task in self.standard else rows.features
-            scores[task] = masked_mean(self.classifiers[task](self.dropout(features)), rows.mask)
+            features = self.dropout(features)
+            scores[task] = masked_mean(self.classifiers[task](features), rows.mask)
+            if task in self.action:
+                of_actions.append(masked_mean(self.action[task](features), rows.mask))
+        if of_actions:
+            scores["action"] = torch.stack(of_actions).sum(dim=0)
         return scores
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
-        """Mean of both cross-entropies."""
+        """Mean of the tasks' cross-entropies."""
         losses = label_losses(self.logits(batch), batch.labels)
-        return {"total": (losses["verb"] + losses["noun"]) / 2, **losses}
+        return {"total": torch.stack(list(losses.values())).mean(), **losses}
 
     def predict(self, batch: Batch) -> list[Prediction]:
-        """Logits of both tasks for each segment."""
+        """Logits of all tasks for each segment."""
         return recognised(batch, self.logits(batch))
 
 
 HEAD = TwoBranch
+
+
+def _action_layers(dims: Mapping[str, int], labels: Mapping[str, Sequence[str]]) -> dict[str, nn.Module]:
+    """The action's layer for each role; one bias is enough."""
+    if not labels.get("action"):
+        raise OptionError(
+            f"two_branch with --action needs classes of a task 'action', and the annotations have {', '.join(labels)}. "
+            "Leave it out, or use a dataset that numbers its actions, such as --dataset egtea."
+        )
+    return {task: nn.Linear(dims[task], len(labels["action"]), bias=task == _TASKS[0]) for task in _TASKS}
