@@ -28,11 +28,12 @@ class Annotations:
         items: every item id the annotations mention, sorted.
         durations_s: duration by item, where the corpus states it.
         sha256: sha256 by annotation file name, for run.json.
-        groups: named sets that the corpus's metrics need, such as `tail_verb` or `many_shot_noun`.
+        groups: named sets that the corpus's metrics need, such as `tail_verb`, `many_shot_noun`, or `action_parts`:
+            (action, verb, noun) for every class of a task `action`.
         split_items: items by split where the corpus lists them itself, so that an item without any segment (all
             background) still takes part in a detection benchmark; `items_of` reads it.
         label_sets: for tasks with several classes per segment, all of them by task and segment id, the label first.
-        protocol: which official metrics apply: `epic55`, `epic100`, `segments`; empty for none.
+        protocol: which official metrics apply: `epic55`, `epic100`, `egtea`, `segments`; empty for none.
         notes: what a user should know before trusting numbers (defects found, rows left out), one sentence each.
     """
 
