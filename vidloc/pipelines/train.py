@@ -101,6 +101,7 @@ def train(
         for found in splits.values():
             require_samples(found, labelled=True)
             say_account(found.record, notice)
+        _require_unseen_items(plan, setting, splits["train"])
         head = setting.build()
         num_epochs = setting.options.epochs if isinstance(setting.options, HeadOptions) else 1
         folder = RunFolder(out, num_epochs=num_epochs, on_epoch=on_epoch)
@@ -183,6 +184,21 @@ def _record(
         started=datetime.now(UTC).isoformat(timespec="seconds"),
         command=command,
     )
+
+
+def _require_unseen_items(plan: TrainPlan, setting: Setting, train: SplitSamples) -> None:
+    """A head that learns from whole items must not be evaluated on rows that it learnt as background."""
+    split = _eval_split(plan, setting)
+    if setting.head_class.unit != "item" or not split or split == train.record.split:
+        return
+    seen = {sample.item_id for sample in train.samples}
+    if shared := [item for item in setting.annotations.items_of(split) if item in seen]:
+        raise OptionError(
+            f"{plan.head} learns from whole items, and {len(shared)} of split {split!r} are in split "
+            f"{train.record.split!r} too, such as {shared[0]!r}: their segments would be learnt as background. Choose "
+            "splits of different items (a dataset of clips may make each an item: --items clip), or name another split "
+            "with --eval-split."
+        )
 
 
 def _require_same_data(plan: TrainPlan, record: RunRecord) -> None:
