@@ -5,7 +5,9 @@
     ├── UnknownNameError (LookupError)   no head, encoder, dataset, stream role or split of that name
     ├── MediaError (OSError)             a video or sound file cannot be read, or not as asked
     ├── AnnotationError (ValueError)     an annotation file lacks a column or holds an impossible value
+    ├── PickleError (ValueError)         a pickle asks for more than plain data, or is damaged
     ├── WeightsError (OSError)           a checkpoint is missing, altered, or does not fit its network
+    │   └── MisfitError                  names or shapes of a checkpoint are not its network's
     └── StoreError (OSError)             a feature store is damaged, locked or used wrongly
         ├── FormatVersionError           written in a format that this version does not read
         ├── StreamNotFoundError (KeyError)   no such stream, item or field
@@ -16,7 +18,7 @@ A message says where, what was found, what was expected, and what to do next.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 
 
@@ -40,8 +42,28 @@ class AnnotationError(VidlocError, ValueError):
     """An annotation file lacks a column or holds an impossible value."""
 
 
+class PickleError(VidlocError, ValueError):
+    """A pickle asks for more than plain data, or is damaged."""
+
+
 class WeightsError(VidlocError, OSError):
     """A checkpoint is missing, altered, or does not fit its network."""
+
+
+class MisfitError(WeightsError):
+    """Names or shapes of a checkpoint are not those of the network.
+
+    Attributes:
+        missing: names of the network that the checkpoint lacks.
+        unknown: names of the checkpoint that the network lacks.
+        mismatched: sentences, one for each tensor of another shape.
+    """
+
+    def __init__(
+        self, message: str, *, missing: Sequence[str], unknown: Sequence[str], mismatched: Sequence[str]
+    ) -> None:
+        super().__init__(message)
+        self.missing, self.unknown, self.mismatched = tuple(missing), tuple(unknown), tuple(mismatched)
 
 
 class StoreError(VidlocError, OSError):
