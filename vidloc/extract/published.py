@@ -18,12 +18,14 @@ class Published:
 
     Attributes:
         name: what `vidloc weights fetch` calls it; the encoder's name where the encoder has only one.
-        url: address of the file; its last part is the file's name in the cache.
+        url: address of the file, or of the page that leads to it where it has to be got by hand.
         sha256: SHA-256 of the file or its beginning, in hex; empty where the publisher states none.
         licence: licence as published.
         citation: the paper to cite for it.
         git_blob: id of the file in its publisher's git repository (SHA-1 over its length and content), where it is
             kept in one.
+        file: its name in the cache, where the address does not end with a good one.
+        by_hand: why it cannot be fetched, and what to do instead; empty where it can.
     """
 
     name: str
@@ -32,13 +34,27 @@ class Published:
     licence: str
     citation: str
     git_blob: str = ""
+    file: str = ""
+    by_hand: str = ""
 
     @property
     def file_name(self) -> str:
         """Name of the file in the cache folder."""
-        return self.url.rsplit("/", 1)[-1]
+        return self.file or self.url.rsplit("/", 1)[-1]
+
+    @property
+    def is_pickle(self) -> bool:
+        """Whether it is a pickle of NumPy arrays, which only `vidloc weights convert` reads."""
+        return self.file_name.endswith(".pkl")
 
 
+_LFB = "https://dl.fbaipublicfiles.com/video-long-term-feature-banks"
+_LFB_LICENCE = "CC BY-SA 3.0"
+_LFB_PAPER = "Wu et al., Long-Term Feature Banks for Detailed Video Understanding, CVPR 2019"
+_CLIP = "https://openaipublic.azureedge.net/clip/models"
+_CLIP_LICENCE = "MIT (code); no separate licence is stated for the weights"
+_CLIP_PAPER = "Radford et al., Learning Transferable Visual Models From Natural Language Supervision, ICML 2021"
+_HASSONY2 = "https://raw.githubusercontent.com/hassony2/kinetics_i3d_pytorch/master/model"
 _KINETICS = "https://dl.fbaipublicfiles.com/pytorchvideo/model_zoo/kinetics"
 _PYTORCHVIDEO_LICENCE = "Apache-2.0 (code); no separate licence is stated for the weights"
 _TORCHVISION_LICENCE = "BSD-3-Clause (code); no separate licence is stated for the weights"
@@ -64,6 +80,23 @@ PUBLISHED: Mapping[str, Published] = {
     for entry in (
         Published("slowfast_r50", f"{_KINETICS}/SLOWFAST_8x8_R50.pyth", "", _PYTORCHVIDEO_LICENCE, _SLOWFAST_PAPER),
         Published("slowfast_r101", f"{_KINETICS}/SLOWFAST_8x8_R101.pyth", "", _PYTORCHVIDEO_LICENCE, _SLOWFAST_PAPER),
+        Published(
+            "slowfast_r50_pyslowfast",
+            "https://dl.fbaipublicfiles.com/pyslowfast/model_zoo/kinetics400/SLOWFAST_8x8_R50.pkl",
+            "",
+            _PYTORCHVIDEO_LICENCE,
+            _SLOWFAST_PAPER,
+        ),
+        Published(
+            "slowfast_r50_epic100",
+            "https://github.com/epic-kitchens/epic-kitchens-slowfast",
+            "",
+            "CC BY-NC-SA 4.0 (repository)",
+            f"{_SLOWFAST_PAPER}; Damen et al., Rescaling Egocentric Vision, IJCV 2022",
+            file="SlowFast.pyth",
+            by_hand="its authors keep it on Dropbox, whose addresses change; follow the link to the pretrained model "
+            "in the README there",
+        ),
         Published("slow_r50", f"{_KINETICS}/SLOW_8x8_R50.pyth", "", _PYTORCHVIDEO_LICENCE, _SLOWFAST_PAPER),
         Published("i3d_r50", f"{_KINETICS}/I3D_8x8_R50.pyth", "", _PYTORCHVIDEO_LICENCE, _I3D_PAPER),
         Published("c2d_r50", f"{_KINETICS}/C2D_8x8_R50.pyth", "", _PYTORCHVIDEO_LICENCE, _C2D_PAPER),
@@ -98,6 +131,61 @@ PUBLISHED: Mapping[str, Published] = {
             f"{_FASTER_RCNN_PAPER}; Li et al., Benchmarking Detection Transfer Learning, 2021",
         ),
         Published(
+            "fasterrcnn_r101_vg",
+            "https://github.com/peteanderson80/bottom-up-attention",
+            "",
+            "MIT (code); no separate licence is stated for the weights",
+            "Anderson et al., Bottom-Up and Top-Down Attention, CVPR 2018",
+            file="resnet101_faster_rcnn_final.caffemodel",
+            by_hand="the addresses of the Caffe model and of its copies are reported dead (issue 87 there); ask its "
+            "authors. No encoder here reads it: import features that were published, or use fasterrcnn",
+        ),
+        Published(
+            "epic_noun_detector",
+            f"{_LFB}/64398428/vg_1600_epic_detection.yaml.11_43_19.1MEYsROm/output/train/epic_train/generalized_rcnn/model_final.pkl",
+            "",
+            _LFB_LICENCE,
+            _LFB_PAPER,
+            file="epic_noun_detector.pkl",
+        ),
+        Published(
+            "epic_noun_lfb_train",
+            f"{_LFB}/data/epic/noun_lfb/train_lfb.pkl",
+            "",
+            _LFB_LICENCE,
+            _LFB_PAPER,
+            file="epic_noun_lfb_train.pkl",
+        ),
+        Published(
+            "epic_noun_lfb_val",
+            f"{_LFB}/data/epic/noun_lfb/val_lfb.pkl",
+            "",
+            _LFB_LICENCE,
+            _LFB_PAPER,
+            file="epic_noun_lfb_val.pkl",
+        ),
+        Published(
+            "clip_vit_b32",
+            f"{_CLIP}/40d365715913c9da98579312b702a82c18be219cc2a73407c4526f58eba950af/ViT-B-32.pt",
+            "40d365715913c9da98579312b702a82c18be219cc2a73407c4526f58eba950af",
+            _CLIP_LICENCE,
+            _CLIP_PAPER,
+        ),
+        Published(
+            "clip_vit_b16",
+            f"{_CLIP}/5806e77cd80f8b59890b7e101eabd078d9fb84e6937f9e85e4ecb61988df416f/ViT-B-16.pt",
+            "5806e77cd80f8b59890b7e101eabd078d9fb84e6937f9e85e4ecb61988df416f",
+            _CLIP_LICENCE,
+            _CLIP_PAPER,
+        ),
+        Published(
+            "clip_vit_l14",
+            f"{_CLIP}/b8cca3fd41ae0c99ba7e8951adf17d267cdb84cd88be6f7c2e0eca1737a03836/ViT-L-14.pt",
+            "b8cca3fd41ae0c99ba7e8951adf17d267cdb84cd88be6f7c2e0eca1737a03836",
+            _CLIP_LICENCE,
+            _CLIP_PAPER,
+        ),
+        Published(
             "i3d",
             f"{_PIERGIAJ}/rgb_imagenet.pt",
             "",
@@ -115,11 +203,35 @@ PUBLISHED: Mapping[str, Published] = {
         ),
         Published(
             "i3d_hassony2",
-            "https://raw.githubusercontent.com/hassony2/kinetics_i3d_pytorch/master/model/model_rgb.pth",
+            f"{_HASSONY2}/model_rgb.pth",
             "",
             "MIT",
             _I3D_PAPER,
             git_blob="2a7c22e23e6c74f50a0166ce61110bccd2ab48bb",
+        ),
+        Published(
+            "i3d_flow",
+            f"{_PIERGIAJ}/flow_imagenet.pt",
+            "",
+            "Apache-2.0",
+            _I3D_PAPER,
+            git_blob="ef0e7c282a102f76b14b52643574b80acba4e475",
+        ),
+        Published(
+            "i3d_flow_charades",
+            f"{_PIERGIAJ}/flow_charades.pt",
+            "",
+            "Apache-2.0",
+            _I3D_PAPER,
+            git_blob="e609545f2ae2d992ca715b819ed6b53b8f5c8b95",
+        ),
+        Published(
+            "i3d_flow_hassony2",
+            f"{_HASSONY2}/model_flow.pth",
+            "",
+            "MIT",
+            _I3D_PAPER,
+            git_blob="5d552d2206f41089c428b0d9d8de3b1fccc85b5a",
         ),
         Published(
             "s3d", "https://download.pytorch.org/models/s3d-d76dad2f.pth", "d76dad2f", _TORCHVISION_LICENCE, _S3D_PAPER
@@ -132,6 +244,16 @@ PUBLISHED: Mapping[str, Published] = {
             "MIT",
             _S3D_PAPER,
             git_blob="65b27cbb412937b3dd705f4216cb822d679535df",
+        ),
+        Published(
+            "s3d_kylemin_drive",
+            "https://github.com/kylemin/S3D",
+            "",
+            "MIT",
+            _S3D_PAPER,
+            file="S3D_kinetics400.pt",
+            by_hand="its author keeps it on Google Drive, which asks a browser for consent; follow the link in the "
+            "README there, or fetch s3d_kylemin, a copy of the same weights",
         ),
         Published(
             "s3d_milnce",

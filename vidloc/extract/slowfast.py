@@ -4,7 +4,8 @@
 The row is the pooled output of both pathways, slow first (2048 + 256), averaged over positions: the input of the
 classifier. At a crop of 224 pixels there is one position, at 256 there are four.
 
-Checkpoints under pytorchvideo's and under PySlowFast's names load; without `scores=true` classifiers are left aside,
+Checkpoints under pytorchvideo's and under PySlowFast's names load, and those of Caffe2 once `vidloc weights convert`
+has made safetensors of them; without `scores=true` classifiers are left aside,
 such as the two of the EPIC-KITCHENS-100 checkpoint. That one learned with `window_s=16/15`.
 """
 
@@ -15,6 +16,7 @@ import re
 import torch
 
 from vidloc.errors import WeightsError
+from vidloc.extract.caffe2_names import pyslowfast_name
 from vidloc.extract.clip_classifier import State
 from vidloc.extract.pytorchvideo_nets import PytorchVideoNet, source_of
 
@@ -45,11 +47,12 @@ class SlowFast(PytorchVideoNet):
         return [clips[:, :, list(SLOW_INDICES)], clips]
 
     def renamed(self, state: State) -> State:
-        """Names of either library.
+        """Names of any of the libraries.
 
         Raises:
             WeightsError: scores are wanted of a checkpoint with several classifiers.
         """
+        state = {pyslowfast_name(name): tensor for name, tensor in state.items()}
         tasks = sorted({name.split(".")[1] for name in state if name.startswith("head.projection_")})
         if self.options.scores and tasks:
             raise WeightsError(

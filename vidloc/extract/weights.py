@@ -5,7 +5,7 @@ has put into the cache folder (`$VIDLOC_CACHE/weights`, else `~/.cache/vidloc/we
 the way: a missing file ends the run before any work, with the line that gets it.
 
 A file must have the hash that `vidloc/extract/published.py` states. Where none is published, the one seen at the first
-download is written beside the file, and from then on the file must keep it.
+download is pinned (`vidloc/extract/pins.py`), and from then on the file must keep it.
 """
 
 from __future__ import annotations
@@ -14,17 +14,20 @@ import contextlib
 import hashlib
 import os
 import pickle
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vidloc.errors import OptionError, WeightsError
+from vidloc.errors import MisfitError, OptionError, WeightsError
+from vidloc.extract.pins import PINS_NAME, pin, read_pins
 from vidloc.extract.published import PUBLISHED, Published, published
 
 if TYPE_CHECKING:  # `vidloc weights list` answers without loading torch
     import torch
     from torch import nn
+
+    from vidloc.extract.download import Progress
 
 RANDOM_PREFIX = "random:"
 _WRAPPERS = ("model_state", "state_dict", "model")
@@ -91,55 +94,94 @@ def resolve(weights: str, name: str) -> Checkpoint:
         path = _existing(Path(weights).expanduser())
         return Checkpoint(path, path.name, sha256_of(path))
     path = _fetched(name)
-    found = sha256_of(path)
-    expected = known_hash(PUBLISHED[name])
-    if not found.startswith(expected):
-        raise WeightsError(
-            f"{path} has SHA-256 {found}, expected {expected}: the file is damaged or another one. "
-            f"Delete it and run: vidloc weights fetch {name}"
-        )
-    _check_git_blob(path, PUBLISHED[name])
-    return Checkpoint(path, path.name, found)
+    return Checkpoint(path, path.name, judged(path, PUBLISHED[name]))
 
 
 def known_hash(entry: Published) -> str:
     """The SHA-256 (or its beginning) that the cached file must have; empty where none is known yet."""
-    pin = _pin(entry)
-    return entry.sha256 or (pin.read_text(encoding="ascii").strip() if pin.is_file() else "")
+    pinned = read_pins(cache_folder()).get(entry.name)
+    return entry.sha256 or (pinned.sha256 if pinned else "")
 
 
-def fetch(name: str, *, progress: bool = True) -> Checkpoint:
+def judged(path: Path, entry: Published) -> str:
+    """The SHA-256 of a file, once it is sure that it is the published one, as far as anything is known of that.
+
+    Raises:
+        WeightsError: it has another hash than the publisher states, or than it had when it was first seen.
+    """
+    found = sha256_of(path)
+    if not found.startswith(entry.sha256):
+        raise WeightsError(
+            f"{path} has SHA-256 {found}, expected {entry.sha256}: the file is damaged or another one. "
+            f"{_again(path, entry)}"
+        )
+    if entry.git_blob and (blob := git_blob_of(path)) != entry.git_blob:
+        raise WeightsError(
+            f"{path} is not the published file: git would call it {blob}, expected {entry.git_blob}. "
+            f"{_again(path, entry)}"
+        )
+    pinned = read_pins(cache_folder()).get(entry.name)
+    if pinned and not entry.sha256 and found != pinned.sha256:
+        raise WeightsError(
+            f"{path} has SHA-256 {found}, expected {pinned.sha256}, which it had when it was first seen "
+            f"({pinned.seen}, {pinned.url}). {_again(path, entry)} If its publisher has put another file there and you "
+            f"want that one, take {entry.name!r} out of {cache_folder() / PINS_NAME} first."
+        )
+    return found
+
+
+def fetch(name: str, *, progress: Progress | None = None) -> Checkpoint:
     """Download a published checkpoint into the cache folder, unless it is there, and check its hash.
 
     Args:
-        progress: show a progress bar on stderr.
+        progress: told how much has come.
 
     Raises:
         UnknownNameError: no such checkpoint.
-        WeightsError: the download failed or has another hash; nothing is kept then.
+        WeightsError: it cannot be fetched, only got by hand; the download failed; or the file is not the published one.
     """
-    import torch
+    from vidloc.extract.download import download
 
     entry = published(name)
     target = cache_folder() / entry.file_name
-    if not target.is_file():
-        target.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            # Downloads to a temporary file, and moves it into place only when the hash agrees.
-            torch.hub.download_url_to_file(entry.url, str(target), known_hash(entry) or None, progress=progress)
-        except (OSError, RuntimeError) as error:
-            raise WeightsError(
-                f"{entry.url} could not be fetched: {error}. On another machine download that file, "
-                f"and put it here as {target}"
-            ) from error
-        try:
-            _check_git_blob(target, entry)
-        except WeightsError:
-            target.unlink()
-            raise
-        if not entry.sha256:
-            _pin(entry).write_text(sha256_of(target) + "\n", encoding="ascii")
-    return resolve("", name)
+    if entry.by_hand and not target.is_file():
+        raise WeightsError(by_hand(entry))
+    download(
+        entry.url,
+        target,
+        judge=lambda part: judged(part, entry),
+        resume_unknown=bool(known_hash(entry) or entry.git_blob),
+        progress=progress,
+    )
+    return accept(entry)
+
+
+def accept(entry: Published) -> Checkpoint:
+    """Judge the cached file of a checkpoint, and pin it where nothing was known of its hash.
+
+    Raises:
+        WeightsError: it is missing, or is not the published file.
+    """
+    path = _fetched(entry.name)
+    found = judged(path, entry)
+    if not known_hash(entry):
+        pin(
+            cache_folder(),
+            entry.name,
+            file=entry.file_name,
+            sha256=found,
+            num_bytes=path.stat().st_size,
+            url=entry.url,
+        )
+    return Checkpoint(path, path.name, found)
+
+
+def by_hand(entry: Published) -> str:
+    """How to get a checkpoint that has no address to fetch it from."""
+    return (
+        f"{entry.name} cannot be fetched: {entry.by_hand} ({entry.url}). Put it here as "
+        f"{cache_folder() / entry.file_name}, then run: vidloc weights check {entry.name}"
+    )
 
 
 def sha256_of(path: Path) -> str:
@@ -202,25 +244,35 @@ def load_into(network: nn.Module, state: Mapping[str, torch.Tensor], *, where: s
         where: the file, for the message.
 
     Raises:
-        WeightsError: names or shapes disagree; they are listed.
+        MisfitError: names or shapes disagree; they are listed.
     """
-    problems: list[str] = []
-    # Loaded loosely, then judged: renames that modules make themselves (torchvision's RPN, FPN) count as fitting, and
-    # the missing norm counters of files older than PyTorch 0.4 are filled in.
-    try:
-        result = network.load_state_dict(dict(state), strict=False)
-    except RuntimeError as error:  # shapes; the first line only names the class
-        problems += [line.strip() for line in str(error).splitlines()[1:]]
-    else:
-        if result.missing_keys:
-            problems.append(f"missing: {_some(result.missing_keys)}.")
-        if result.unexpected_keys:
-            problems.append(f"not known to the network: {_some(result.unexpected_keys)}.")
-    if problems:
-        shown = " ".join(problems[:_NAMES_SHOWN])
-        raise WeightsError(
-            f"{where} does not fit {type(network).__name__}: {shown} Is it another network's checkpoint?"
+    missing, unknown, mismatched = _loaded_loosely(network, state)
+    if missing or unknown or mismatched:
+        told = [f"missing: {_some(missing)}."] if missing else []
+        told += [f"not known to the network: {_some(unknown)}."] if unknown else []
+        told += [f"of another shape: {_some(mismatched)}."] if mismatched else []
+        raise MisfitError(
+            f"{where} does not fit {type(network).__name__}: {' '.join(told)} Is it another network's checkpoint? All "
+            "names, and which relative it fits: vidloc weights check FILE --encoder NAME",
+            missing=missing,
+            unknown=unknown,
+            mismatched=mismatched,
         )
+
+
+def _loaded_loosely(
+    network: nn.Module, state: Mapping[str, torch.Tensor]
+) -> tuple[Sequence[str], Sequence[str], Sequence[str]]:
+    # Missing, unknown and misshapen names. Loaded loosely, then judged: renames that modules make themselves
+    # (torchvision's RPN, FPN) count as fitting, and missing norm counters of files older than PyTorch 0.4 are filled in.
+    own = {name: tensor.shape for name, tensor in network.state_dict().items()}
+    others = {name: tensor.shape for name, tensor in state.items() if tensor.shape != own.get(name, tensor.shape)}
+    mismatched = [f"{name} ({list(shape)}, the network has {list(own[name])})" for name, shape in others.items()]
+    try:
+        result = network.load_state_dict({n: tensor for n, tensor in state.items() if n not in others}, strict=False)
+    except RuntimeError as error:  # shapes of names that a module changed; the first line only names the class
+        return (), (), [*mismatched, *(line.strip() for line in str(error).splitlines()[1:])]
+    return [name for name in result.missing_keys if name not in others], result.unexpected_keys, mismatched
 
 
 def _read_safely(path: Path) -> Any:
@@ -257,7 +309,10 @@ def _fetched(name: str) -> Path:
         raise WeightsError(
             f"no checkpoint is published for {name!r}. Give one with weights=PATH, or try without: weights=random:0"
         )
-    path = cache_folder() / PUBLISHED[name].file_name
+    entry = PUBLISHED[name]
+    path = cache_folder() / entry.file_name
+    if not path.is_file() and entry.by_hand:
+        raise WeightsError(f"the weights of {name} are not at {path}. {by_hand(entry)}")
     if not path.is_file():
         raise WeightsError(
             f"the weights of {name} are not at {path}. Get them: vidloc weights fetch {name}\n"
@@ -274,18 +329,13 @@ def _seed(weights: str) -> int:
     return int(text)
 
 
-def _check_git_blob(path: Path, entry: Published) -> None:
-    if entry.git_blob and git_blob_of(path) != entry.git_blob:
-        raise WeightsError(
-            f"{path} is not the published file: git would call it {git_blob_of(path)}, expected {entry.git_blob}. "
-            f"Delete it and run: vidloc weights fetch {entry.name}"
-        )
+def _again(path: Path, entry: Published) -> str:
+    # A part that was just fetched is removed by whoever fetched it.
+    if path.name != entry.file_name:
+        return "Nothing of it is kept."
+    return f"Delete it and {'get it again' if entry.by_hand else f'run: vidloc weights fetch {entry.name}'}."
 
 
-def _pin(entry: Published) -> Path:
-    return cache_folder() / f"{entry.file_name}.sha256"
-
-
-def _some(names: list[str]) -> str:
+def _some(names: Sequence[str]) -> str:
     more = f" and {len(names) - _NAMES_SHOWN} more" if len(names) > _NAMES_SHOWN else ""
     return ", ".join(names[:_NAMES_SHOWN]) + more

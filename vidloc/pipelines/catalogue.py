@@ -88,7 +88,12 @@ def _published(name: str) -> dict[str, str]:
     entry = PUBLISHED.get(name)
     if entry is None:
         return {}
-    return {"url": entry.url, "licence": entry.licence, "paper": entry.citation, "get": f"vidloc weights fetch {name}"}
+    return {
+        "url": entry.url,
+        "licence": entry.licence,
+        "paper": entry.citation,
+        "get": entry.by_hand or f"vidloc weights fetch {name}",
+    }
 
 
 def _option_lines(options: type[Options]) -> tuple[OptionLine, ...]:
