@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 from dataclasses import replace
+from datetime import UTC, datetime
 
 import pytest
 import torch
 from click.testing import CliRunner
 from safetensors.torch import save_file
 from torch import nn
+from torchvision.models import resnet34
 
 from vidloc.commands.weights import weights as command
 from vidloc.core import registry
-from vidloc.errors import OptionError, UnknownNameError, WeightsError
+from vidloc.errors import MisfitError, OptionError, UnknownNameError, WeightsError
 from vidloc.extract import weights
+from vidloc.pipelines import checkpoint_fit
 
 
 @pytest.fixture
@@ -34,6 +39,11 @@ def served(tmp_path, monkeypatch):
     entry = weights.Published("small", source.as_uri(), weights.sha256_of(source)[:8], "CC0", "Nobody 2020")
     monkeypatch.setitem(weights.PUBLISHED, "small", entry)
     return entry
+
+
+def kept(folder):
+    """Names in the cache, without the locks."""
+    return sorted(path.name for path in folder.iterdir() if path.suffix != ".lock")
 
 
 def saved(path, content):
@@ -84,21 +94,21 @@ def test_the_cache_lies_in_the_home_folder_unless_told_otherwise(monkeypatch, tm
 
 
 def test_fetch_keeps_a_file_of_the_right_hash(cache, served):
-    found = weights.fetch("small", progress=False)
+    found = weights.fetch("small")
     assert found.path == cache / "small.pth"
     assert weights.read_state(found.path)["weight"].tolist() == [1, 1]
-    assert weights.fetch("small", progress=False) == found == weights.resolve("", "small")
+    assert weights.fetch("small") == found == weights.resolve("", "small")
 
 
 def test_fetch_keeps_nothing_of_another_hash(cache, served, monkeypatch):
     monkeypatch.setitem(weights.PUBLISHED, "small", replace(served, sha256="00000000"))
-    with pytest.raises(WeightsError, match=r"could not be fetched: invalid hash value.*put it here as"):
-        weights.fetch("small", progress=False)
-    assert not list(cache.iterdir())
+    with pytest.raises(WeightsError, match=r"expected 00000000: .* another one\. Nothing of it is kept"):
+        weights.fetch("small")
+    assert not kept(cache)
 
 
 def test_an_altered_cached_file_is_refused(cache, served):
-    weights.fetch("small", progress=False)
+    weights.fetch("small")
     (cache / "small.pth").write_bytes(b"another file")
     with pytest.raises(WeightsError, match=rf"expected {served.sha256}.*vidloc weights fetch small"):
         weights.resolve("", "small")
@@ -106,11 +116,64 @@ def test_an_altered_cached_file_is_refused(cache, served):
 
 def test_a_file_without_published_hash_is_pinned_at_its_first_download(cache, served, monkeypatch):
     monkeypatch.setitem(weights.PUBLISHED, "small", replace(served, sha256=""))
-    found = weights.fetch("small", progress=False)
+    found = weights.fetch("small")
     assert weights.known_hash(weights.PUBLISHED["small"]) == found.sha256
+    pinned = json.loads((cache / "pins.json").read_text())["small"]
+    seen = datetime.fromisoformat(pinned.pop("seen"))
+    assert abs((datetime.now(UTC) - seen).total_seconds()) < 60
+    facts = {"file": "small.pth", "sha256": found.sha256, "num_bytes": found.path.stat().st_size, "url": served.url}
+    assert pinned == facts
     (cache / "small.pth").write_bytes(b"another file")
-    with pytest.raises(WeightsError, match=f"expected {found.sha256}"):
+    with pytest.raises(WeightsError, match=f"expected {found.sha256}, which it had when it was first seen"):
         weights.resolve("", "small")
+
+
+def test_a_pin_outlives_its_file(cache, served, tmp_path, monkeypatch):
+    monkeypatch.setitem(weights.PUBLISHED, "small", replace(served, sha256=""))
+    weights.fetch("small")
+    (cache / "small.pth").unlink()
+    torch.save({"weight": torch.zeros(2)}, tmp_path / "upstream" / "small.pth")
+    with pytest.raises(WeightsError, match=r"first seen .*Nothing of it is kept.* take 'small' out of .*pins\.json"):
+        weights.fetch("small")
+    assert kept(cache) == ["pins.json"]
+    (cache / "pins.json").write_text("{}")
+    assert weights.read_state(weights.fetch("small").path)["weight"].tolist() == [0, 0]
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"small": {"sha256": "x"}}'])
+def test_damaged_pins_are_not_passed_over(cache, served, content):
+    (cache / "pins.json").write_text(content)
+    with pytest.raises(WeightsError, match=r"pins\.json cannot be read: .*Mend it"):
+        weights.fetch("small")
+
+
+def test_what_cannot_be_fetched_is_told(cache, served, tmp_path, monkeypatch):
+    entry = replace(served, by_hand="it lies on a tape", sha256="", url="https://example.org/page", file="small.pth")
+    monkeypatch.setitem(weights.PUBLISHED, "small", entry)
+    wanted = (
+        r"it lies on a tape \(https://example\.org/page\)\. Put it here as .*small\.pth, then run: vidloc weights check"
+    )
+    for ask in (weights.fetch, lambda name: weights.resolve("", name), lambda name: weights.check_available(name, "")):
+        with pytest.raises(WeightsError, match=wanted):
+            ask("small")
+    shutil.copy(tmp_path / "upstream" / "small.pth", cache)
+    assert weights.fetch("small") == weights.resolve("", "small")
+    assert "small" in json.loads((cache / "pins.json").read_text())
+
+
+def test_published_entries_are_whole_and_apart():
+    entries = list(weights.PUBLISHED.values())
+    assert len({entry.file_name for entry in entries}) == len(entries)
+    for entry in entries:
+        assert entry.url.startswith("https://")
+        assert re.fullmatch(r"[A-Za-z0-9][\w.-]*\.[a-z]+", entry.file_name)
+        assert re.fullmatch(r"|[0-9a-f]{8}|[0-9a-f]{64}", entry.sha256)
+        assert re.fullmatch(r"|[0-9a-f]{40}", entry.git_blob)
+        assert entry.licence
+        assert entry.citation
+        # Eight digits in a name of torchvision's or torch hub's are the beginning of the hash.
+        if stated := re.search(r"-([0-9a-f]{8})\.pth$", entry.file_name):
+            assert entry.sha256 == stated[1]
 
 
 def test_a_file_kept_in_git_is_known_by_its_blob(cache, served, tmp_path, monkeypatch):
@@ -118,18 +181,18 @@ def test_a_file_kept_in_git_is_known_by_its_blob(cache, served, tmp_path, monkey
     # Known answer: `printf 'abc' | git hash-object --stdin`.
     (tmp_path / "abc").write_bytes(b"abc")
     assert weights.git_blob_of(tmp_path / "abc") == "f2ba8f84ab5c1bce84a7b441cb1959cfc7093b7f"
-    kept = replace(served, sha256="", git_blob=weights.git_blob_of(source))
-    monkeypatch.setitem(weights.PUBLISHED, "small", kept)
-    assert weights.fetch("small", progress=False).sha256.startswith(served.sha256)
-    (cache / "small.pth.sha256").unlink()
+    entry = replace(served, sha256="", git_blob=weights.git_blob_of(source))
+    monkeypatch.setitem(weights.PUBLISHED, "small", entry)
+    assert weights.fetch("small").sha256.startswith(served.sha256)
+    (cache / "pins.json").unlink()
     (cache / "small.pth").write_bytes(b"abc")
-    with pytest.raises(WeightsError, match=rf"git would call it f2ba8f84.*expected {kept.git_blob}"):
+    with pytest.raises(WeightsError, match=rf"git would call it f2ba8f84.*expected {entry.git_blob}"):
         weights.resolve("", "small")
     (cache / "small.pth").unlink()
-    monkeypatch.setitem(weights.PUBLISHED, "small", replace(kept, git_blob="0" * 40))
+    monkeypatch.setitem(weights.PUBLISHED, "small", replace(entry, git_blob="0" * 40))
     with pytest.raises(WeightsError, match="is not the published file"):
-        weights.fetch("small", progress=False)
-    assert not list(cache.iterdir())
+        weights.fetch("small")
+    assert not kept(cache)
 
 
 def test_unknown_names_are_answered_with_the_nearest():
@@ -184,8 +247,11 @@ def test_gaps_leftovers_and_shapes_are_listed():
     network = nn.Linear(2, 1)
     with pytest.raises(WeightsError, match=r"f\.pth does not fit Linear: missing: bias\. not known.*: head\.x\."):
         weights.load_into(network, {"weight": torch.zeros(1, 2), "head.x": torch.zeros(1)}, where="f.pth")
-    with pytest.raises(WeightsError, match=r"size mismatch for weight: .*\[1, 3\].*\[1, 2\]"):
-        weights.load_into(network, {"weight": torch.zeros(1, 3), "bias": torch.zeros(1)}, where="f.pth")
+    with pytest.raises(
+        MisfitError, match=r"missing: bias\. of another shape: weight \(\[1, 3\], .* \[1, 2\]\)"
+    ) as caught:
+        weights.load_into(network, {"weight": torch.zeros(1, 3)}, where="f.pth")
+    assert (caught.value.missing, caught.value.unknown, len(caught.value.mismatched)) == (("bias",), (), 1)
     many = {f"x{k}": torch.zeros(1) for k in range(9)}
     with pytest.raises(WeightsError, match="x5 and 3 more"):
         weights.load_into(network, {**network.state_dict(), **many}, where="f.pth")
@@ -209,22 +275,91 @@ def test_seeds_repeat_and_leave_the_caller_alone():
         assert torch.equal(nn.Linear(3, 3).weight, first)
 
 
-def test_list_and_fetch_on_the_command_line(cache, served):
-    runner = CliRunner()
-    assert runner.invoke(command, ["fetch", "small", "--json"]).exit_code == 0
-    listed = json.loads(runner.invoke(command, ["list", "--json"]).stdout)
-    here = {entry["name"]: entry["here"] for entry in listed["checkpoints"]}
-    assert here == {**dict.fromkeys(weights.PUBLISHED, False), "small": True}
-    assert listed["folder"] == str(cache)
-    plain = runner.invoke(command, ["list"]).stdout
-    assert "vidloc weights fetch NAME" in plain
-    assert "pinned at the first fetch" in plain
-    fetched = runner.invoke(command, ["fetch", "small"]).stdout
-    assert served.licence in fetched
-    assert "please cite: Nobody 2020" in fetched
+class TestCommands:
+    def run(self, *arguments):
+        return CliRunner().invoke(command, arguments)
 
+    def test_list_and_fetch(self, cache, served):
+        assert self.run("fetch", "small", "--json").exit_code == 0
+        listed = json.loads(self.run("list", "--json").stdout)
+        here = {entry["name"]: entry["here"] for entry in listed["checkpoints"]}
+        assert here == {**dict.fromkeys(weights.PUBLISHED, False), "small": True}
+        assert listed["folder"] == str(cache)
+        table = self.run("list").stdout
+        assert "vidloc weights fetch NAME" in table
+        assert re.search(r"^small +here +small\.pth +CC0$", table, re.MULTILINE)
+        assert re.search(r"^slowfast_r50_epic100 +by hand +SlowFast\.pyth", table, re.MULTILINE)
+        fetched = self.run("fetch", "small").stdout
+        assert served.licence in fetched
+        assert "please cite: Nobody 2020" in fetched
 
-def test_no_download_begins_when_one_name_is_wrong(cache, served):
-    result = CliRunner().invoke(command, ["fetch", "small", "smal"])
-    assert isinstance(result.exception, UnknownNameError)
-    assert not list(cache.iterdir())
+    def test_list_of_some_tells_all(self, cache, served):
+        told = self.run("list", "flow_hassony", "mal").stdout
+        assert "git blob 5d552d2206f41089c428b0d9d8de3b1fccc85b5a" in told
+        assert f"small  (not here: small.pth)\n  from     {served.url}\n  hash     sha256 {served.sha256}" in told
+        assert "fasterrcnn" not in told
+        assert "none is published; pinned when first seen" in self.run("list", "slowfast_r101").stdout
+        with pytest.raises(WeightsError, match="no checkpoint has nothing like it in its name"):
+            CliRunner().invoke(command, ["list", "nothing like it"], catch_exceptions=False)
+
+    def test_no_download_begins_when_one_name_is_wrong(self, cache, served):
+        result = self.run("fetch", "small", "smal")
+        assert isinstance(result.exception, UnknownNameError)
+        assert not kept(cache)
+
+    def test_check_looks_at_all_that_are_here(self, cache, served, monkeypatch):
+        assert "0 of 0 files are sound" in self.run("check").stdout
+        entry = weights.Published("other", "https://example.org/other.pth", "", "CC0", "Nobody 2020")
+        monkeypatch.setitem(weights.PUBLISHED, "other", entry)
+        weights.fetch("small")
+        (cache / "other.pth").write_bytes(b"abc")
+        first = self.run("check")
+        assert first.exit_code == 0
+        assert f"ok    small: small.pth has the published sha256 {served.sha256}" in first.stdout
+        assert "ok    other: other.pth is pinned now: sha256 ba7816bf" in first.stdout
+        assert "2 of 2 files are sound" in first.stdout
+        (cache / "other.pth").write_bytes(b"abd")
+        second = self.run("check")
+        assert second.exit_code == 3
+        assert "FAIL  other: " in second.stdout
+        assert "first seen" in second.stdout
+        assert self.run("check", "small").exit_code == 0
+        (cache / "small.pth").unlink()
+        gone = self.run("check", "small", "--json")
+        assert gone.exit_code == 3
+        assert "vidloc weights fetch small" in json.loads(gone.stdout)[0]["sentence"]
+
+    def test_check_of_a_file_lists_what_is_in_the_way(self, tmp_path, monkeypatch):
+        # Its largest relatives are slow to build.
+        monkeypatch.setattr(checkpoint_fit, "entries", self.two_resnets)
+        state = resnet34().state_dict()
+        path = saved(tmp_path / "resnet.pth", state)
+        fitting = self.run("check", str(path), "--encoder", "resnet34")
+        assert (fitting.exit_code, fitting.stdout) == (
+            0,
+            f"{path} fits resnet34: all names and shapes are those of its network.\n",
+        )
+        first, second, *_ = state
+        changed = {f"extra.{k}": torch.zeros(1) for k in range(9)} | state | {second: torch.zeros(1, 7)}
+        del changed[first]
+        misfit = self.run("check", str(saved(path, changed)), "--encoder", "resnet34")
+        assert misfit.exit_code == 1
+        assert f"1 missing (the network has them, the file does not):\n  {first}\n" in misfit.stdout
+        assert "9 left over (the file has them, the network does not):\n  extra.0\n" in misfit.stdout
+        assert "  extra.8\n" in misfit.stdout
+        assert f"1 of another shape:\n  {second} ([1, 7], the network has" in misfit.stdout
+        assert "It fits" not in misfit.stdout
+        related = json.loads(self.run("check", str(saved(path, state)), "--encoder", "resnet50", "--json").stdout)
+        assert related["relatives"] == ["resnet34"]
+        assert "layer1.0.conv3.weight" in related["missing"]
+
+    @staticmethod
+    def two_resnets(group):
+        return {name: entry for name, entry in registry.entries(group).items() if name in ("resnet34", "resnet50")}
+
+    def test_check_of_a_file_is_asked_for_rightly(self, tmp_path):
+        no_file = self.run("check", str(tmp_path / "gone.pth"), "--encoder", "resnet34")
+        assert "there is no checkpoint" in str(no_file.exception)
+        assert self.run("check", "a", "b", "--encoder", "resnet34").exit_code == 2
+        twice = self.run("check", "a", "--encoder", "resnet34:weights=b")
+        assert "leave weights= out" in str(twice.exception)

@@ -223,15 +223,13 @@ def _print_table(entries: Sequence[Published]) -> None:
 
 
 def _print_details(entry: Published, pinned: Pin | None) -> None:
-    published_hash = (
-        f"sha256 {entry.sha256}" if entry.sha256 else f"git blob {entry.git_blob}" if entry.git_blob else ""
-    )
+    known = f"sha256 {entry.sha256}" if entry.sha256 else f"git blob {entry.git_blob}"
     pin = f"pinned {pinned.seen[:10]}: {pinned.sha256}" if pinned else "pinned when first seen"
     click.echo(f"{entry.name}  ({_state(entry)}: {entry.file_name})")
     for title, fact in (
         ("from", entry.url),
         ("how", entry.by_hand),
-        ("hash", published_hash or f"none is published; {pin}"),
+        ("hash", known if entry.sha256 or entry.git_blob else f"none is published; {pin}"),
         ("licence", entry.licence),
         ("cite", entry.citation),
     ):

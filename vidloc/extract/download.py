@@ -319,12 +319,10 @@ def _is_this_machine(host: str) -> bool:
 
 
 class _SafeRedirects(urllib.request.HTTPRedirectHandler):
-    """Follows a server to another https address only."""
+    """Follows a server to another https address only; urllib itself refuses `file:`."""
 
     def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Any:
         """See the base class."""
-        if urllib.parse.urlsplit(newurl).scheme == "file":
-            raise WeightsError(f"{req.full_url} sends to {newurl}, which is not fetched.")
         _check_scheme(newurl)
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 

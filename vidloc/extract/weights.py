@@ -263,8 +263,9 @@ def load_into(network: nn.Module, state: Mapping[str, torch.Tensor], *, where: s
 def _loaded_loosely(
     network: nn.Module, state: Mapping[str, torch.Tensor]
 ) -> tuple[Sequence[str], Sequence[str], Sequence[str]]:
-    # Missing, unknown and misshapen names. Loaded loosely, then judged: renames that modules make themselves
-    # (torchvision's RPN, FPN) count as fitting, and missing norm counters of files older than PyTorch 0.4 are filled in.
+    # Missing, unknown and misshapen names. Loaded loosely and then judged, so that renames which modules make
+    # themselves (torchvision's RPN, FPN) count as fitting; norm counters, which files older than PyTorch 0.4 lack, are
+    # filled in.
     own = {name: tensor.shape for name, tensor in network.state_dict().items()}
     others = {name: tensor.shape for name, tensor in state.items() if tensor.shape != own.get(name, tensor.shape)}
     mismatched = [f"{name} ({list(shape)}, the network has {list(own[name])})" for name, shape in others.items()]
