@@ -78,11 +78,11 @@ def test_what_is_no_checkpoint_is_refused_and_nothing_is_left(pickled, tmp_path)
     for content in ([1, 2], {}, {"blobs": {"a_momentum": np.ones(1)}}, {"P01_01": [np.ones(3)]}):
         with pytest.raises(WeightsError, match="holds no arrays by name, bare or under one of blobs"):
             convert(pickled(content), target)
-    with pytest.raises(PickleError, match=r"asks for '_io\.open'"):
-        convert(pickled({"w": pickle.PickleBuffer, "x": open}, 4), target)
+    with pytest.raises(PickleError, match=r"asks for '(_io|io)\.open'"):
+        convert(pickled({"blobs": {"a_w": open}}, 4), target)
     with pytest.raises(WeightsError, match=r"does not end with \.safetensors"):
         convert(pickled({"blobs": BLOBS}), tmp_path / "out.pth")
-    with pytest.raises(WeightsError, match="cannot be written: No such file"):
+    with pytest.raises(WeightsError, match=r"cannot be written: .*No such file"):
         convert(pickled({"blobs": BLOBS}), tmp_path / "gone" / "out.safetensors")
     assert [path.name for path in tmp_path.iterdir()] == ["model_final.pkl"]
     convert(pickled({"blobs": BLOBS}), target)
@@ -131,16 +131,16 @@ def test_names_of_caffe2(blob, name):
     assert pyslowfast_name(blob) == name
 
 
-def caffe2_name(name: str, last_block: dict[int, int]) -> str:
+def caffe2_name(name: str, last_of_stage_4: int) -> str:
     """Caffe2's name of a tensor of pytorchvideo's SlowFast, written down from the structure of the network."""
     parts = name.split(".")
     entry = {"weight": "w", "bias": "b"}
     norm = {"weight": "bn_s", "bias": "bn_b", "running_mean": "bn_rm", "running_var": "bn_riv"}
     if parts[1] == "6":
         return f"pred_{entry[parts[-1]]}"
-    stage = int(parts[1]) + 1
+    stage, last = int(parts[1]) + 1, {2: 2, 3: 3, 4: last_of_stage_4}
     if parts[2] == "multipathway_fusion":
-        place = "t_pool1" if stage == 1 else f"t_res{stage}_{last_block[stage]}_branch2c_bn"
+        place = "t_pool1" if stage == 1 else f"t_res{stage}_{last[stage]}_branch2c_bn"
         return f"{place}_subsample_{norm[parts[-1]] if parts[3] == 'norm' else 'w'}"
     fast = "t_" if parts[3] == "1" else ""
     if stage == 1:
@@ -150,35 +150,32 @@ def caffe2_name(name: str, last_block: dict[int, int]) -> str:
     return f"{fast}res{stage}_{parts[5]}_{place}_{norm[parts[-1]] if is_norm else 'w'}"
 
 
-@pytest.mark.parametrize(
-    ("name", "last_block"), [("slowfast_r50", {2: 2, 3: 3, 4: 5}), ("slowfast_r101", {2: 2, 3: 3, 4: 22})]
-)
-def test_every_tensor_of_slowfast_has_its_blob(name, last_block):
+@pytest.mark.parametrize(("name", "last_of_stage_4"), [("slowfast_r50", 5), ("slowfast_r101", 22)])
+def test_every_tensor_of_slowfast_has_its_blob(name, last_of_stage_4):
     with torch.device("meta"):
         names = [n for n in getattr(hub, name)().state_dict() if not n.endswith("num_batches_tracked")]
-    blobs = {caffe2_name(n, last_block): n for n in names}
+    blobs = {caffe2_name(n, last_of_stage_4): n for n in names}
     assert len(blobs) == len(names)
     assert {blob: pytorchvideo_name(pyslowfast_name(blob)) for blob in blobs} == blobs
 
 
-def test_the_zoos_slowfast_loads_once_it_is_converted(build_encoder, tmp_path, clip):
+def test_the_zoos_slowfast_loads_once_it_is_converted(build_encoder, tmp_path):
     with torch.device("meta"):
         network = hub.slowfast_r50()
     state = filled(network.state_dict())
     blobs = OrderedDict(
-        (caffe2_name(name, {2: 2, 3: 3, 4: 5}), tensor.numpy())
+        (caffe2_name(name, 5), tensor.numpy())
         for name, tensor in state.items()
         if not name.endswith("num_batches_tracked")
     )
     blobs |= {f"{name}_momentum": np.zeros(1, np.float32) for name in ("conv1_w", "pred_w")}
     source = tmp_path / "SLOWFAST_8x8_R50.pkl"
-    source.write_bytes(pickle.dumps({"blobs": dict(blobs)}, 2))
+    source.write_bytes(pickle.dumps({"blobs": blobs}, 4))
     made = convert(source, tmp_path / "slowfast.safetensors")
     assert set(made.left_out) == {"conv1_w_momentum", "pred_w_momentum"}
+    for blob, tensor in read_state(made.path).items():
+        assert torch.equal(tensor, state[pytorchvideo_name(pyslowfast_name(blob))]), blob
     encoder = build_encoder("slowfast_r50", weights=made.path, scores=True)
-    torch.save({"model_state": state}, tmp_path / "slowfast.pyth")
-    same = build_encoder("slowfast_r50", weights=tmp_path / "slowfast.pyth", scores=True)
-    for name, tensor in same.network.state_dict().items():
-        assert torch.equal(encoder.network.state_dict()[name], tensor), name
-    with pytest.raises(WeightsError, match=r"does not load as a checkpoint|vidloc weights convert"):
-        build_encoder("slowfast_r50", weights=source)
+    assert torch.equal(encoder.network.blocks[-1].proj.weight, state["blocks.6.proj.weight"])
+    with pytest.raises(WeightsError, match=rf"vidloc weights convert {source} OUT\.safetensors"):
+        read_state(source)

@@ -248,7 +248,7 @@ def test_gaps_leftovers_and_shapes_are_listed():
     with pytest.raises(WeightsError, match=r"f\.pth does not fit Linear: missing: bias\. not known.*: head\.x\."):
         weights.load_into(network, {"weight": torch.zeros(1, 2), "head.x": torch.zeros(1)}, where="f.pth")
     with pytest.raises(
-        MisfitError, match=r"missing: bias\. of another shape: weight \(\[1, 3\], .* \[1, 2\]\)"
+        MisfitError, match=r"missing: bias\. size mismatch for weight: \[1, 3\], .* \[1, 2\]\."
     ) as caught:
         weights.load_into(network, {"weight": torch.zeros(1, 3)}, where="f.pth")
     assert (caught.value.missing, caught.value.unknown, len(caught.value.mismatched)) == (("bias",), (), 1)
@@ -347,7 +347,7 @@ class TestCommands:
         assert f"1 missing (the network has them, the file does not):\n  {first}\n" in misfit.stdout
         assert "9 left over (the file has them, the network does not):\n  extra.0\n" in misfit.stdout
         assert "  extra.8\n" in misfit.stdout
-        assert f"1 of another shape:\n  {second} ([1, 7], the network has" in misfit.stdout
+        assert f"1 of another shape:\n  size mismatch for {second}: [1, 7], the network has" in misfit.stdout
         assert "It fits" not in misfit.stdout
         related = json.loads(self.run("check", str(saved(path, state)), "--encoder", "resnet50", "--json").stdout)
         assert related["relatives"] == ["resnet34"]

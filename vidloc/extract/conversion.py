@@ -53,6 +53,7 @@ def convert(source: Path, target: Path) -> Conversion:
         PickleError: the pickle holds more than plain data; nothing of it was run.
         WeightsError: it holds no named arrays, or the target exists or cannot be written.
     """
+    from safetensors import SafetensorError
     from safetensors.numpy import save_file
 
     if target.suffix != ".safetensors":
@@ -73,8 +74,8 @@ def convert(source: Path, target: Path) -> Conversion:
     try:
         save_file(arrays, temporary, metadata)
         temporary.replace(target)
-    except OSError as error:
-        raise WeightsError(f"{target} cannot be written: {error.strerror or error}") from error
+    except (OSError, SafetensorError) as error:  # the latter where the library itself could not write
+        raise WeightsError(f"{target} cannot be written: {getattr(error, 'strerror', None) or error}") from error
     finally:
         temporary.unlink(missing_ok=True)
     return Conversion(target, len(arrays), sum(array.size for array in arrays.values()), left_out, source_sha256)

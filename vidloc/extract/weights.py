@@ -14,6 +14,7 @@ import contextlib
 import hashlib
 import os
 import pickle
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -250,7 +251,7 @@ def load_into(network: nn.Module, state: Mapping[str, torch.Tensor], *, where: s
     if missing or unknown or mismatched:
         told = [f"missing: {_some(missing)}."] if missing else []
         told += [f"not known to the network: {_some(unknown)}."] if unknown else []
-        told += [f"of another shape: {_some(mismatched)}."] if mismatched else []
+        told += [f"{_some(mismatched)}."] if mismatched else []
         raise MisfitError(
             f"{where} does not fit {type(network).__name__}: {' '.join(told)} Is it another network's checkpoint? All "
             "names, and which relative it fits: vidloc weights check FILE --encoder NAME",
@@ -268,7 +269,9 @@ def _loaded_loosely(
     # filled in.
     own = {name: tensor.shape for name, tensor in network.state_dict().items()}
     others = {name: tensor.shape for name, tensor in state.items() if tensor.shape != own.get(name, tensor.shape)}
-    mismatched = [f"{name} ({list(shape)}, the network has {list(own[name])})" for name, shape in others.items()]
+    mismatched = [
+        f"size mismatch for {name}: {list(shape)}, the network has {list(own[name])}" for name, shape in others.items()
+    ]
     try:
         result = network.load_state_dict({n: tensor for n, tensor in state.items() if n not in others}, strict=False)
     except RuntimeError as error:  # shapes of names that a module changed; the first line only names the class
@@ -284,11 +287,15 @@ def _read_safely(path: Path) -> Any:
     try:
         if path.suffix == ".safetensors":
             return safetensors.torch.load_file(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            # Pickles that torch did not write are told apart below, in plain words.
+            warnings.filterwarnings("ignore", message="Detected pickle protocol", category=UserWarning)
+            return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise WeightsError(
             f"{path} holds Python objects besides tensors, which vidloc does not unpickle since that can run any code. "
-            "If you trust its source, load it once with torch.load(..., weights_only=False) and save its tensors with "
+            f"If they are NumPy arrays (Caffe2, Detectron): vidloc weights convert {path} OUT.safetensors. Else, if "
+            "you trust its source, load it once with torch.load(..., weights_only=False) and save its tensors with "
             "safetensors.torch.save_file."
         ) from error
     except (RuntimeError, EOFError, ValueError, KeyError, OSError, safetensors.SafetensorError) as error:
