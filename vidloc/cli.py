@@ -35,7 +35,7 @@ _COMMANDS: dict[str, tuple[str, str]] = {
     "index": ("search", "Build and inspect FAISS indexes over a stream."),
     "search": ("search", "Search a store by clip, row or text."),
     "list": ("listing", "List encoders, heads and datasets, or describe one."),
-    "weights": ("weights", "Fetch published checkpoints and say where they are kept."),
+    "weights": ("weights", "Fetch, check and convert checkpoints, and say where they are kept."),
     "check": ("check", "Run the shipped contract checks on a store, encoder or head."),
     "demo": ("demo", "Make a small labelled set of videos and run the whole way on it."),
 }

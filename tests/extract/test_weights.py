@@ -147,6 +147,13 @@ def test_damaged_pins_are_not_passed_over(cache, served, content):
         weights.fetch("small")
 
 
+def test_pins_that_cannot_be_written_are_told(cache, served, monkeypatch):
+    monkeypatch.setitem(weights.PUBLISHED, "small", replace(served, sha256=""))
+    (cache / ".pins.json.lock").mkdir()
+    with pytest.raises(WeightsError, match=r"pins\.json cannot be written: Is a directory"):
+        weights.fetch("small")
+
+
 def test_what_cannot_be_fetched_is_told(cache, served, tmp_path, monkeypatch):
     entry = replace(served, by_hand="it lies on a tape", sha256="", url="https://example.org/page", file="small.pth")
     monkeypatch.setitem(weights.PUBLISHED, "small", entry)
@@ -299,8 +306,9 @@ class TestCommands:
         assert f"small  (not here: small.pth)\n  from     {served.url}\n  hash     sha256 {served.sha256}" in told
         assert "fasterrcnn" not in told
         assert "none is published; pinned when first seen" in self.run("list", "slowfast_r101").stdout
-        with pytest.raises(WeightsError, match="no checkpoint has nothing like it in its name"):
-            CliRunner().invoke(command, ["list", "nothing like it"], catch_exceptions=False)
+        assert "a pickle of Caffe2's blobs: vidloc weights convert" in self.run("list", "pyslowfast").stdout
+        with pytest.raises(UnknownNameError, match=r"no checkpoint has vgish in its name\. Did you mean vggish"):
+            CliRunner().invoke(command, ["list", "vgish"], catch_exceptions=False)
 
     def test_no_download_begins_when_one_name_is_wrong(self, cache, served):
         result = self.run("fetch", "small", "smal")

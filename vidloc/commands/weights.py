@@ -11,7 +11,7 @@ import click
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
 from vidloc.cli import EXIT_ERROR, EXIT_FAILURES, console, echo_json
-from vidloc.errors import WeightsError
+from vidloc.errors import UnknownNameError, WeightsError, did_you_mean
 from vidloc.extract import weights as checkpoints
 from vidloc.extract.pins import Pin, read_pins
 from vidloc.extract.published import PUBLISHED, Published, published
@@ -19,7 +19,7 @@ from vidloc.extract.published import PUBLISHED, Published, published
 _AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 
 
-@click.group()
+@click.group(short_help="Fetch, check and convert checkpoints, and say where they are kept.")
 def weights() -> None:
     """Fetch, check and convert checkpoints, and say where they are kept.
 
@@ -35,7 +35,7 @@ def weights() -> None:
     """
 
 
-@weights.command("list")
+@weights.command("list", short_help="List the published checkpoints, and which of them are here.")
 @click.argument("texts", metavar="[TEXT]...", nargs=-1)
 @_AS_JSON
 def list_weights(texts: tuple[str, ...], *, as_json: bool) -> None:
@@ -47,7 +47,9 @@ def list_weights(texts: tuple[str, ...], *, as_json: bool) -> None:
     """
     chosen = [entry for name, entry in PUBLISHED.items() if not texts or any(text in name for text in texts)]
     if not chosen:
-        raise WeightsError(f"no checkpoint has {' or '.join(texts)} in its name. All: vidloc weights list")
+        raise UnknownNameError(
+            f"no checkpoint has {' or '.join(texts)} in its name. {did_you_mean(texts[0], PUBLISHED)}"
+        )
     pins = read_pins(checkpoints.cache_folder())
     if as_json:
         found = [_described(entry, pins.get(entry.name)) for entry in chosen]
@@ -86,13 +88,13 @@ def fetch(names: tuple[str, ...], *, as_json: bool) -> None:
         if not as_json:
             click.echo(f"{checkpoint.path}\n  sha256 {checkpoint.sha256}\n  licence: {entry.licence}")
             click.echo(f"  please cite: {entry.citation}")
-            if entry.is_pickle:
-                click.echo(f"  a pickle; to use it: vidloc weights convert {checkpoint.path} OUT.safetensors")
+            if entry.note:
+                click.echo(f"  note: {entry.note}")
     if as_json:
         echo_json(fetched)
 
 
-@weights.command()
+@weights.command(short_help="Compare files with their hashes, or with an encoder's network.")
 @click.argument("names", metavar="[NAME...|FILE]", nargs=-1)
 @click.option(
     "--encoder",
@@ -130,7 +132,7 @@ def check(ctx: click.Context, names: tuple[str, ...], *, encoder: str | None, as
     ctx.exit(EXIT_FAILURES if not all(outcome["sound"] for outcome in found) else 0)
 
 
-@weights.command()
+@weights.command(short_help="Make safetensors of a pickle of NumPy arrays.")
 @click.argument("source", metavar="IN", type=click.Path(path_type=Path))
 @click.argument("target", metavar="OUT.safetensors", type=click.Path(path_type=Path))
 @_AS_JSON
@@ -206,6 +208,7 @@ def _described(entry: Published, pinned: Pin | None) -> dict[str, Any]:
         "file": entry.file_name,
         "url": entry.url,
         "by_hand": entry.by_hand,
+        "note": entry.note,
         "sha256": entry.sha256,
         "git_blob": entry.git_blob,
         "pinned": pinned.model_dump() if pinned else None,
@@ -232,6 +235,7 @@ def _print_details(entry: Published, pinned: Pin | None) -> None:
         ("hash", known if entry.sha256 or entry.git_blob else f"none is published; {pin}"),
         ("licence", entry.licence),
         ("cite", entry.citation),
+        ("note", entry.note),
     ):
         if fact:
             click.echo(f"  {title:8} {fact}")

@@ -94,8 +94,6 @@ def read_plain_pickle(
             source.seek(offset)
             return _Machine(source, path, python2_text).run()
     except OSError as error:
-        if isinstance(error, PickleError):
-            raise
         raise PickleError(f"{path} cannot be read: {error.strerror or error}") from error
 
 
@@ -114,6 +112,9 @@ class _DType:
 class _Unfilled:
     # An array whose state is yet to come; `places` are where the memo mentions it.
     places: list[int] = field(default_factory=list)
+
+
+_INSPECTED = (dict, list, tuple, _Meaning, _DType, _Unfilled)
 
 
 class _Machine:
@@ -398,7 +399,7 @@ class _Machine:
             if len(above) > _MAX_DEPTH:
                 self._refuse(f"containers nested deeper than {_MAX_DEPTH}")
             todo.append((value, True))
-            todo.extend((part, False) for part in inner)
+            todo.extend((part, False) for part in inner if isinstance(part, _INSPECTED))
         if heights.get(id(root), 0) > _MAX_DEPTH:
             self._refuse(f"containers nested deeper than {_MAX_DEPTH}")
 

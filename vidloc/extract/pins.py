@@ -62,15 +62,24 @@ def read_pins(folder: Path) -> Mapping[str, Pin]:
 
 
 def pin(folder: Path, name: str, *, file: str, sha256: str, num_bytes: int, url: str) -> Pin:
-    """Write down what the file of a checkpoint is; others' pins stay, whoever writes at the same time."""
+    """Write down what the file of a checkpoint is; others' pins stay, whoever writes at the same time.
+
+    Raises:
+        WeightsError: the pins that are there are damaged, or the folder cannot be written.
+    """
     made = Pin(
         file=file, sha256=sha256, num_bytes=num_bytes, url=url, seen=datetime.now(UTC).isoformat(timespec="seconds")
     )
     path = folder / PINS_NAME
-    with FileLock(folder / f"{PINS_NAME}.lock"):
-        pins = {**read_pins(folder), name: made}
-        text = json.dumps({key: pins[key].model_dump() for key in sorted(pins)}, indent=2) + "\n"
-        temporary = path.with_name(f".{PINS_NAME}.{os.getpid()}")
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
+    try:
+        with FileLock(folder / f".{PINS_NAME}.lock"):
+            pins = {**read_pins(folder), name: made}
+            text = json.dumps({key: pins[key].model_dump() for key in sorted(pins)}, indent=2) + "\n"
+            temporary = path.with_name(f".{PINS_NAME}.{os.getpid()}")
+            temporary.write_text(text, encoding="utf-8")
+            temporary.replace(path)
+    except OSError as error:
+        if isinstance(error, WeightsError):
+            raise
+        raise WeightsError(f"{path} cannot be written: {error.strerror or error}") from error
     return made

@@ -26,6 +26,7 @@ class Published:
             kept in one.
         file: its name in the cache, where the address does not end with a good one.
         by_hand: why it cannot be fetched, and what to do instead; empty where it can.
+        note: how it is used, where that is not by its name as an encoder's weights.
     """
 
     name: str
@@ -36,23 +37,21 @@ class Published:
     git_blob: str = ""
     file: str = ""
     by_hand: str = ""
+    note: str = ""
 
     @property
     def file_name(self) -> str:
         """Name of the file in the cache folder."""
         return self.file or self.url.rsplit("/", 1)[-1]
 
-    @property
-    def is_pickle(self) -> bool:
-        """Whether it is a pickle of NumPy arrays, which only `vidloc weights convert` reads."""
-        return self.file_name.endswith(".pkl")
-
 
 _LFB = "https://dl.fbaipublicfiles.com/video-long-term-feature-banks"
 _LFB_LICENCE = "CC BY-SA 3.0"
 _LFB_PAPER = "Wu et al., Long-Term Feature Banks for Detailed Video Understanding, CVPR 2019"
+_LFB_NOTE = "no weights, but ready features (ten objects per frame, one frame per second), as a pickle of arrays"
 _CLIP = "https://openaipublic.azureedge.net/clip/models"
 _CLIP_LICENCE = "MIT (code); no separate licence is stated for the weights"
+_CLIP_NOTE = "a TorchScript archive, which no encoder here reads: those of CLIP take a model folder of transformers"
 _CLIP_PAPER = "Radford et al., Learning Transferable Visual Models From Natural Language Supervision, ICML 2021"
 _HASSONY2 = "https://raw.githubusercontent.com/hassony2/kinetics_i3d_pytorch/master/model"
 _KINETICS = "https://dl.fbaipublicfiles.com/pytorchvideo/model_zoo/kinetics"
@@ -86,6 +85,8 @@ PUBLISHED: Mapping[str, Published] = {
             "",
             _PYTORCHVIDEO_LICENCE,
             _SLOWFAST_PAPER,
+            note="a pickle of Caffe2's blobs: vidloc weights convert FILE OUT.safetensors, then "
+            "--encoder slowfast_r50:weights=OUT.safetensors",
         ),
         Published(
             "slowfast_r50_epic100",
@@ -96,6 +97,7 @@ PUBLISHED: Mapping[str, Published] = {
             file="SlowFast.pyth",
             by_hand="its authors keep it on Dropbox, whose addresses change; follow the link to the pretrained model "
             "in the README there",
+            note="give its path: --encoder slowfast_r50:weights=FILE,window_s=16/15",
         ),
         Published("slow_r50", f"{_KINETICS}/SLOW_8x8_R50.pyth", "", _PYTORCHVIDEO_LICENCE, _SLOWFAST_PAPER),
         Published("i3d_r50", f"{_KINETICS}/I3D_8x8_R50.pyth", "", _PYTORCHVIDEO_LICENCE, _I3D_PAPER),
@@ -138,7 +140,8 @@ PUBLISHED: Mapping[str, Published] = {
             "Anderson et al., Bottom-Up and Top-Down Attention, CVPR 2018",
             file="resnet101_faster_rcnn_final.caffemodel",
             by_hand="the addresses of the Caffe model and of its copies are reported dead (issue 87 there); ask its "
-            "authors. No encoder here reads it: import features that were published, or use fasterrcnn",
+            "authors",
+            note="a network of Caffe, which no encoder here has: use fasterrcnn, or features that were published",
         ),
         Published(
             "epic_noun_detector",
@@ -147,6 +150,7 @@ PUBLISHED: Mapping[str, Published] = {
             _LFB_LICENCE,
             _LFB_PAPER,
             file="epic_noun_detector.pkl",
+            note="a pickle of Detectron's blobs, for vidloc weights convert; no encoder here has its network",
         ),
         Published(
             "epic_noun_lfb_train",
@@ -155,6 +159,7 @@ PUBLISHED: Mapping[str, Published] = {
             _LFB_LICENCE,
             _LFB_PAPER,
             file="epic_noun_lfb_train.pkl",
+            note=_LFB_NOTE,
         ),
         Published(
             "epic_noun_lfb_val",
@@ -163,6 +168,7 @@ PUBLISHED: Mapping[str, Published] = {
             _LFB_LICENCE,
             _LFB_PAPER,
             file="epic_noun_lfb_val.pkl",
+            note=_LFB_NOTE,
         ),
         Published(
             "clip_vit_b32",
@@ -170,6 +176,7 @@ PUBLISHED: Mapping[str, Published] = {
             "40d365715913c9da98579312b702a82c18be219cc2a73407c4526f58eba950af",
             _CLIP_LICENCE,
             _CLIP_PAPER,
+            note=_CLIP_NOTE,
         ),
         Published(
             "clip_vit_b16",
@@ -177,6 +184,7 @@ PUBLISHED: Mapping[str, Published] = {
             "5806e77cd80f8b59890b7e101eabd078d9fb84e6937f9e85e4ecb61988df416f",
             _CLIP_LICENCE,
             _CLIP_PAPER,
+            note=_CLIP_NOTE,
         ),
         Published(
             "clip_vit_l14",
@@ -184,6 +192,7 @@ PUBLISHED: Mapping[str, Published] = {
             "b8cca3fd41ae0c99ba7e8951adf17d267cdb84cd88be6f7c2e0eca1737a03836",
             _CLIP_LICENCE,
             _CLIP_PAPER,
+            note=_CLIP_NOTE,
         ),
         Published(
             "i3d",
@@ -252,6 +261,7 @@ PUBLISHED: Mapping[str, Published] = {
             "MIT",
             _S3D_PAPER,
             file="S3D_kinetics400.pt",
+            note="give its path: --encoder s3d:variant=kylemin,weights=FILE",
             by_hand="its author keeps it on Google Drive, which asks a browser for consent; follow the link in the "
             "README there, or fetch s3d_kylemin, a copy of the same weights",
         ),
