@@ -1,11 +1,12 @@
 """Samples per second that a head is fed: rows in memory, against a DataLoader that reads one .npy per video.
 
-Both serve the same samples, which is checked: clip rows of each segment, averaged, in one setting (as sapnet takes
-them), all rows padded to the longest of the batch in the other (as two_branch does). Interleaved: each round measures
-the one, then the others. The rows are read once before, which is timed apart.
+Both serve the same samples in the same form, which is checked: the clip rows of each segment averaged (as sapnet takes
+them), all of them packed, one segment's after the other's (as two_branch does), or padded to the longest of the batch
+(as heads do that look along time). Interleaved: each round measures the one, then the others. The rows are read once
+before, which is timed apart.
 
-The goal is judged in both settings against plain `np.load`. With segments of 0.5 s to minutes most of a padded batch is
-zeros, and moving those is what is left of the bank's time there.
+The goal is judged in every setting against plain `np.load`. With segments of 0.5 s to minutes most of a padded batch is
+zeros, and handing those out is what is left of the bank's time there.
 
     python benchmarks/head_throughput.py
     python benchmarks/head_throughput.py --device cuda --workers 8
@@ -32,7 +33,7 @@ from torch.utils.data import DataLoader, Dataset
 from vidloc.core.rows import FieldSpec, Rows
 from vidloc.core.timeline import Span, TimeGrid, center_grid
 from vidloc.heads.bank import Bank
-from vidloc.heads.base import Batch, Sample, StreamNeed
+from vidloc.heads.base import Batch, RowBatch, Sample, StreamNeed
 from vidloc.heads.sampling import SegmentRows
 from vidloc.heads.training import pick_device
 from vidloc.pipelines.streams import StoreRows, match_streams
@@ -40,6 +41,7 @@ from vidloc.stores.base import StreamSpec, create_store, open_store
 
 GRID = center_grid(2, Fraction(1, 2))
 GOAL = 10.0
+FORMS = ("averaged", "packed", "padded")
 
 
 class NpyPerVideo(Dataset):
@@ -64,8 +66,13 @@ class NpyPerVideo(Dataset):
         return torch.from_numpy(kept if self.rule.pool is None else kept.mean(axis=0, keepdims=True))
 
 
-def collated(parts: list[torch.Tensor]) -> torch.Tensor:
+def padded(parts: list[torch.Tensor]) -> torch.Tensor:
     return pad_sequence(parts, batch_first=True)
+
+
+def served(rows: RowBatch, form: str) -> torch.Tensor:
+    """What a head takes of a batch."""
+    return rows.features if form == "padded" else rows.packed
 
 
 def make_rows(folder: Path, *, videos: int, rows: int, width: int, segments: int) -> list[Sample]:
@@ -87,11 +94,11 @@ def make_rows(folder: Path, *, videos: int, rows: int, width: int, segments: int
     ]
 
 
-def serve(batches: object, device: torch.device) -> float:
+def serve(batches: object, form: str, device: torch.device) -> float:
     """Seconds until every batch has arrived on the device."""
     begun = time.perf_counter()
     for batch in batches:  # type: ignore[attr-defined]
-        features = batch.rows["visual"].features if isinstance(batch, Batch) else batch.to(device)
+        features = served(batch.rows["visual"], form) if isinstance(batch, Batch) else batch.to(device)
         features.sum()
     if device.type == "cuda":
         torch.cuda.synchronize(device)
@@ -101,13 +108,14 @@ def serve(batches: object, device: torch.device) -> float:
 def measure(
     folder: Path,
     samples: list[Sample],
-    rule: SegmentRows,
+    form: str,
     *,
     device: torch.device,
     workers: int,
     batch: int,
     rounds: int,
 ) -> list[dict]:
+    rule = SegmentRows("center", "mean" if form == "averaged" else None)
     with open_store(folder / "feats.zarr") as store:
         reader = StoreRows(match_streams({"visual": StreamNeed(("clip",))}, [store], chosen={}, recipe={}))
         begun = time.perf_counter()
@@ -115,26 +123,27 @@ def measure(
         loading = time.perf_counter() - begun
     loaders = {
         f"np.load, {n} workers" if not mapped else f"np.load mapped, {n} workers": DataLoader(
-            NpyPerVideo(folder, samples, rule, GRID, mapped=mapped), batch_size=batch, collate_fn=collated,
+            NpyPerVideo(folder, samples, rule, GRID, mapped=mapped), batch_size=batch,
+            collate_fn=padded if form == "padded" else torch.cat,
             num_workers=n, persistent_workers=n > 0,
         )
         for mapped in (False, True)
         for n in sorted({0, workers})
     }  # fmt: skip
     for name, loader in loaders.items():
-        theirs, ours = next(iter(loader)), next(bank.batches(batch)).rows["visual"].features.cpu()
+        theirs, ours = next(iter(loader)), served(next(bank.batches(batch)).rows["visual"], form).cpu()
         assert torch.allclose(theirs, ours, atol=1e-6), name
-    serve(bank.batches(batch), device)
+    serve(bank.batches(batch), form, device)
     taken: dict[str, list[float]] = {name: [] for name in loaders}
     own: list[float] = []
     for k in range(rounds):
-        own.append(serve(bank.batches(batch, seed=(0, k)), device))
+        own.append(serve(bank.batches(batch, seed=(0, k)), form, device))
         for name, loader in loaders.items():
-            taken[name].append(serve(loader, device))
+            taken[name].append(serve(loader, form, device))
     ours_s = statistics.median(own)
     return [
         {
-            "rows of a segment": "averaged" if rule.pool else "padded",
+            "rows of a segment": form,
             "against": name,
             "bank_samples_per_s": len(samples) / ours_s,
             "loader_samples_per_s": len(samples) / statistics.median(seconds),
@@ -174,10 +183,8 @@ def main(
         samples = make_rows(folder, videos=videos, rows=rows, width=width, segments=segments)
         results = [
             result
-            for pool in ("mean", None)
-            for result in measure(
-                folder, samples, SegmentRows("center", pool), device=place, workers=workers, batch=batch, rounds=rounds
-            )
+            for form in FORMS
+            for result in measure(folder, samples, form, device=place, workers=workers, batch=batch, rounds=rounds)
         ]
     if as_json:
         machine = {"processor": platform.processor(), "torch": torch.__version__, "device": str(place)}

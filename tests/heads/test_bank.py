@@ -12,7 +12,7 @@ from vidloc.core.records import Segment
 from vidloc.core.rows import Rows
 from vidloc.core.timeline import Span, center_grid
 from vidloc.heads.bank import Bank
-from vidloc.heads.base import Sample
+from vidloc.heads.base import RowBatch, Sample
 from vidloc.heads.sampling import FramesAround, SegmentRows
 
 GRID = center_grid(1, Fraction(1, 2))
@@ -96,6 +96,29 @@ def test_padding_is_zero_and_masked():
     assert (rows.features[~rows.mask] == 0).all()
     assert (rows.spans[~rows.mask] == 0).all()
     assert rows.mask.sum(1).tolist() == [6, 1, 10, 2, 38, 2]
+
+
+def test_packed_rows_are_the_real_rows_of_each_sample_in_turn():
+    rows = next(made_bank({"verb": SegmentRows("center")}).batches(6)).rows["verb"]
+    packed, features = rows.packed, rows.features
+    assert rows.counts.tolist() == [6, 1, 10, 2, 38, 2]
+    assert packed.dtype == torch.float32
+    torch.testing.assert_close(packed, features[rows.mask], rtol=0, atol=0)
+    again = RowBatch(features, rows.mask, rows.spans)
+    torch.testing.assert_close(again.packed, packed, rtol=0, atol=0)
+    with pytest.raises(ValueError, match="padded or packed"):
+        RowBatch(None, rows.mask, rows.spans)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_padding_packed_rows_passes_gradients_to_them(dtype):
+    packed = torch.arange(6, dtype=dtype).view(3, 2).requires_grad_()
+    mask = torch.tensor([[True, False], [True, True]])
+    features = RowBatch(None, mask, torch.zeros(2, 2, 2), packed=packed).features
+    assert features.tolist() == [[[0, 1], [0, 0]], [[2, 3], [4, 5]]]
+    (features[1] * 3).sum().backward()
+    assert packed.grad is not None
+    assert packed.grad.tolist() == [[0, 0], [3, 3], [3, 3]]
 
 
 @pytest.mark.parametrize(("pool", "join"), [("mean", np.mean), ("max", np.max)])

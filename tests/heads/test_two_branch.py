@@ -51,6 +51,16 @@ def test_padding_does_not_enter_the_consensus():
     torch.testing.assert_close(head.logits(longer)["verb"], head.logits(batch)["verb"])
 
 
+def test_segments_of_one_batch_keep_their_own_rows():
+    head, random = identity_head(), torch.Generator().manual_seed(0)
+    lengths = [3, 1, 40, 2]
+    segments = [torch.randn(length, 2, generator=random) for length in lengths]
+    mask = torch.arange(40) < torch.tensor(lengths).unsqueeze(1)
+    rows = RowBatch(None, mask, torch.zeros(4, 40, 2, dtype=torch.float64), packed=torch.cat(segments))
+    logits = head.logits(Batch((Sample("v", Span(0, 1)),) * 4, {"verb": rows, "noun": rows}))["noun"]
+    torch.testing.assert_close(logits, torch.stack([head.classifiers["noun"](rows).mean(0) for rows in segments]))
+
+
 def test_loss_is_the_mean_of_both_and_leaves_withheld_labels_out():
     head = identity_head()
     losses = head.loss(made_batch([(4, 0)]))

@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
+import numpy as np
 import torch
 from pydantic import BeforeValidator, Field
 from torch import Tensor, nn
@@ -106,23 +107,55 @@ class Sample:
         return self.segments[0].id if len(self.segments) == 1 else ""
 
 
-@dataclass(frozen=True, eq=False)
 class RowBatch:
-    """Rows of one role, padded at the end to the longest sample.
+    """Rows of one role in two forms: `features` padded to the longest sample, `packed` one after another.
+
+    A batch is made from either form; the other is made when it is first asked for. Segments differ so much in length
+    (0.5 to 200 s in EPIC) that most of a padded batch is zeros: a head that only scores or averages single rows reads
+    `packed` and never moves them.
 
     Attributes:
-        features: `(batch, time, *row)` float32; zero where padded.
         mask: `(batch, time)` bool, true for real rows.
         spans: `(batch, time, 2)` float64, window of each row in seconds; zero where padded.
+
+    Args:
+        features, packed: the rows in either form, as the properties of these names say; one of the two.
+
+    Raises:
+        ValueError: neither form is given.
     """
 
-    features: Tensor
-    mask: Tensor
-    spans: Tensor
+    def __init__(self, features: Tensor | None, mask: Tensor, spans: Tensor, *, packed: Tensor | None = None) -> None:
+        if features is None and packed is None:
+            raise ValueError("a batch of rows needs its features, padded or packed")
+        self.mask, self.spans = mask, spans
+        self._features, self._packed = features, packed
+
+    @property
+    def features(self) -> Tensor:
+        """`(batch, time, *row)` float32; zero where padded."""
+        if self._features is None:
+            self._features = _padded(self.packed, self.mask)
+        return self._features
+
+    @property
+    def packed(self) -> Tensor:
+        """`(rows, *row)` float32, the real rows of all samples, one sample's after the other's."""
+        if self._packed is None:
+            self._packed = self.features[self.mask]
+        return self._packed
+
+    @property
+    def counts(self) -> Tensor:
+        """`(batch,)` int64, real rows of each sample: how `packed` is divided."""
+        return self.mask.sum(dim=1)
 
     def to(self, device: torch.device) -> RowBatch:
         """The same on another device."""
-        return RowBatch(*(t.to(device, non_blocking=True) for t in (self.features, self.mask, self.spans)))
+        mask, spans = self.mask.to(device, non_blocking=True), self.spans.to(device, non_blocking=True)
+        if self._packed is None:
+            return RowBatch(self.features.to(device, non_blocking=True), mask, spans)
+        return RowBatch(None, mask, spans, packed=self._packed.to(device, non_blocking=True))
 
 
 @dataclass(frozen=True, eq=False)
@@ -264,3 +297,16 @@ class Head(nn.Module, ABC):
         for tensor in (*self.parameters(), *self.buffers()):
             return tensor.device
         return torch.device("cpu")
+
+
+def _padded(packed: Tensor, mask: Tensor) -> Tensor:
+    """`(batch, time, *row)` with the packed rows where the mask is true, zero elsewhere."""
+    shape = (*mask.shape, *packed.shape[1:])
+    if packed.device.type == "cpu" and packed.dtype == torch.float32:
+        # The system hands out zeroed pages, which torch would write again; most of a padded batch stays untouched.
+        features = torch.from_numpy(np.zeros(shape, dtype=np.float32))
+    else:
+        features = packed.new_zeros(shape)
+    places = mask.flatten().nonzero().squeeze(1)
+    features.flatten(0, 1).index_copy_(0, places, packed)
+    return features

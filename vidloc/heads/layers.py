@@ -17,6 +17,17 @@ def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
     return values.masked_fill(~kept, 0).sum(dim=1) / kept.sum(dim=1).clamp(min=1)
 
 
+def packed_mean(values: Tensor, counts: Tensor) -> Tensor:
+    """Mean over the rows of each sample, `(batch, width)` from packed `(rows, width)`; 0 where a sample has none.
+
+    Args:
+        counts: `(batch,)` int64 rows of each sample.
+    """
+    places = torch.arange(len(values), device=values.device)
+    # torch's one pooling over ragged rows that is fast on the CPU and sums in a fixed order on a GPU, both ways.
+    return F.embedding_bag(places, values, counts.cumsum(0) - counts, mode="mean")
+
+
 def masked_max(values: Tensor, mask: Tensor) -> Tensor:
     """Maximum over the rows that the mask keeps, `(batch, width)`; each sample needs at least one."""
     return values.masked_fill(~mask.unsqueeze(-1), -torch.inf).amax(dim=1)

@@ -33,7 +33,15 @@ from torch import Tensor, nn
 from vidloc.core.records import Prediction, Source
 from vidloc.errors import OptionError
 from vidloc.heads.base import Batch, Head, SegmentOptions, StreamNeed
-from vidloc.heads.layers import Standardize, label_losses, masked_max, masked_mean, masked_softmax, with_one_slot
+from vidloc.heads.layers import (
+    Standardize,
+    label_losses,
+    masked_max,
+    masked_mean,
+    masked_softmax,
+    packed_mean,
+    with_one_slot,
+)
 from vidloc.heads.recognition import check_verb_noun, recognised
 from vidloc.heads.sampling import FramesAround, Pool, Sampling, SegmentRows
 from vidloc.heads.training import FitData
@@ -215,7 +223,7 @@ class SAPNet(Head):
 
     def branches(self, batch: Batch) -> dict[str, BranchOutput]:
         """Both branches' outputs by task."""
-        clips = {role: masked_mean(rows.features, rows.mask) for role, rows in batch.rows.items()}
+        clips = {role: packed_mean(rows.packed, rows.counts) for role, rows in batch.rows.items()}
         if "objects" in batch.regions:
             objects, mask = batch.regions["objects"].features, batch.regions["objects"].mask
         else:

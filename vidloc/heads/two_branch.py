@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from vidloc.core.records import Prediction, Source
 from vidloc.errors import OptionError
 from vidloc.heads.base import Batch, Head, SegmentOptions, Share, StreamNeed, numbers
-from vidloc.heads.layers import Standardize, label_losses, masked_mean
+from vidloc.heads.layers import Standardize, label_losses, packed_mean
 from vidloc.heads.recognition import check_verb_noun, recognised
 from vidloc.heads.training import FitData
 
@@ -102,11 +102,12 @@ class TwoBranch(Head):
         """`(batch, classes)` by task."""
         scores, of_actions = {}, []
         for task, rows in batch.rows.items():
-            features = self.standard[task](rows.features) if task in self.standard else rows.features
-            features = self.dropout(features)
-            scores[task] = masked_mean(self.classifiers[task](features), rows.mask)
+            features = self.standard[task](rows.packed) if task in self.standard else rows.packed
+            # The mean of linear functions is the function of the mean, at one product a segment in place of one a row.
+            mean = packed_mean(self.dropout(features), rows.counts)
+            scores[task] = self.classifiers[task](mean)
             if task in self.action:
-                of_actions.append(masked_mean(self.action[task](features), rows.mask))
+                of_actions.append(self.action[task](mean))
         if of_actions:
             scores["action"] = torch.stack(of_actions).sum(dim=0)
         return scores
