@@ -98,11 +98,11 @@ def test_a_head_of_ones_own_is_a_file(detection, tmp_path):
         '"""MyLinear: the linear head under another name."""\n'
         "from vidloc.heads.linear import Linear\n\n\nclass MyLinear(Linear):\n    pass\n\n\nHEAD = MyLinear\n"
     )
-    result = call("train-head", file, *labelled(detection), "--out", tmp_path / "run", "--context", 1)
+    result = call("train-head", file, *labelled(detection), "--out", tmp_path / "run", "--context-s", 1)
     assert result.exit_code == 0, result.output
     record = json.loads((tmp_path / "run" / "run.json").read_text())
     assert record["head_origin"] == str(file)
-    assert record["spec"]["options"]["context"] == 1
+    assert record["spec"]["options"]["context_s"] == 1
     assert "MyLinear: the linear head" in call("train-head", file, "--help").output
 
 
@@ -281,7 +281,7 @@ def test_the_encoder_file_equals_the_published_network(shared):
 
 
 def test_the_gesture_run(shared, tmp_path):
-    """32 untrimmed videos, a real network, the linear head: through the command line alone, at least the floor."""
+    """32 untrimmed videos, a real network, the linear head as it is: through the command line alone, over the floor."""
     data = shared / "data" / "videos_asl"
     labels, store, run = data / "untrimmed_labels.json", tmp_path / "feats.zarr", tmp_path / "run"
     extracted = call(
@@ -290,8 +290,7 @@ def test_the_gesture_run(shared, tmp_path):
     )
     assert extracted.exit_code == 0, extracted.output
     trained = call(
-        *("train-head", "linear", "--store", store, "--dataset", "segments", "--annotations", labels, "--out", run),
-        *("--context", 4, "--smooth-s", 2, "--also-above", 0.08),
+        *("train-head", "linear", "--store", store, "--dataset", "segments", "--annotations", labels, "--out", run)
     )
     assert trained.exit_code == 0, trained.output
     scores = json.loads(call("evaluate", run, "--json").stdout)
@@ -301,5 +300,5 @@ def test_the_gesture_run(shared, tmp_path):
     assert scores["metrics"]["frame_accuracy"]["all"] >= 0.97
     assert scores["metrics"]["frame_accuracy"]["foreground"] >= 0.942
     assert scores["metrics"]["recall"]["0.5"] == 1.0
-    assert scores["metrics"]["precision"]["0.5"] >= 0.6
+    assert scores["metrics"]["precision"]["0.5"] >= 0.7
     assert scores["baselines"]["most_frequent"]["frame_accuracy"]["all"] == pytest.approx(0.505, abs=0.01)

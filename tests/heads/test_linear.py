@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -11,8 +13,8 @@ from vidloc.core.rows import Rows
 from vidloc.core.timeline import Span, TimeGrid
 from vidloc.errors import OptionError
 from vidloc.heads.bank import Bank
-from vidloc.heads.base import Sample
-from vidloc.heads.linear import Linear, LinearOptions, row_cells, row_classes, smoothed
+from vidloc.heads.base import RowBatch, Sample
+from vidloc.heads.linear import Linear, LinearOptions, best_path, means_around, row_cells, row_classes
 from vidloc.heads.sampling import AllRows
 from vidloc.heads.training import FitData, predict_all
 
@@ -53,7 +55,9 @@ def made_bank() -> Bank:
 
 
 def fitted(**options) -> tuple[Linear, Recorder]:
-    head = Linear(LinearOptions(**{"context": 0, "smooth_s": 0, **options}), {"visual": 3}, {"label": ("wave", "jump")})
+    head = Linear(
+        LinearOptions(**{"context_s": 0, "change_cost": 0, **options}), {"visual": 3}, {"label": ("wave", "jump")}
+    )
     recorder = Recorder()
     head.fit(FitData(made_bank()), recorder)
     return head, recorder
@@ -90,13 +94,26 @@ def test_further_classes_follow_with_lower_scores():
     assert first[0].score > first[1].score
 
 
-def test_context_repeats_the_rows_at_the_ends():
-    head, _ = fitted(context=1)
-    batch = next(made_bank().batches(1))
-    described = head._described(batch.rows["visual"])[0]
-    plain = head.standard(batch.rows["visual"].features)[0]
-    expected = torch.cat([plain[[0, *range(19)]], plain, plain[[*range(1, 20), 19]]], dim=1)
-    torch.testing.assert_close(described, expected)
+def test_context_is_a_mean_over_time_within_an_item():
+    features = torch.randn(5, 3, generator=torch.Generator().manual_seed(0))
+    centers = torch.tensor([1.0, 0.5, 9.0, 0.0, 1.1], dtype=torch.float64)
+    near = [[0, 1, 4], [0, 1, 3], [2], [1, 3], [0, 4]]
+    expected = torch.stack([features[places].mean(0) for places in near])
+    torch.testing.assert_close(means_around(features, centers, 0.5), expected)
+    torch.testing.assert_close(means_around(features, centers, 0.0), features)
+
+
+def test_rows_are_described_by_themselves_and_their_surroundings():
+    head, _ = fitted(context_s=1)
+    rows = next(made_bank().batches(1)).rows["visual"]
+    twice = RowBatch(
+        None, rows.mask.repeat(2, 1), rows.spans.repeat(2, 1, 1), packed=torch.cat([rows.packed, rows.packed.flip(0)])
+    )
+    plain = head.standard(rows.packed)
+    described = head._described(twice)
+    torch.testing.assert_close(described[:20, :3], plain)
+    torch.testing.assert_close(described[1, 3:], plain[0:3].mean(0))
+    torch.testing.assert_close(described[19, 3:], plain[18:20].mean(0))  # the next item's first row has no part in it
 
 
 def test_saved_numbers_predict_the_same():
@@ -108,7 +125,7 @@ def test_saved_numbers_predict_the_same():
 
 def test_a_class_without_training_rows_is_never_predicted():
     names = ("wave", "jump", "never")
-    head = Linear(LinearOptions(context=0), {"visual": 3}, {"label": names})
+    head = Linear(LinearOptions(context_s=0), {"visual": 3}, {"label": names})
     head.fit(FitData(made_bank()), Recorder())
     logits = head.logits(next(made_bank().batches(1)).rows["visual"])
     assert (logits[..., 2] == -torch.inf).all()
@@ -117,7 +134,7 @@ def test_a_class_without_training_rows_is_never_predicted():
 
 def test_two_classes_in_all_are_one_against_the_other():
     sample = Sample("v", Span(0, 20), (segment(4, 8, 0),))
-    head = Linear(LinearOptions(context=0), {"visual": 3}, {"label": ("wave", "jump")})
+    head = Linear(LinearOptions(context_s=0), {"visual": 3}, {"label": ("wave", "jump")})
     bank = Bank([sample], {"visual": AllRows()}, OneItem())
     head.fit(FitData(bank), Recorder())
     assert [p.label for p in predict_all(head, bank, batch=1)] == ["wave"]
@@ -148,24 +165,57 @@ def test_rows_take_the_class_of_the_shortest_segment_that_holds_their_centre():
 def test_borders_lie_where_scores_cross():
     windows = np.array([[0.0, 1], [1, 2], [2, 3]])
     scores = np.array([[4.0, 0], [1, 2], [0, 2]])
-    cells = row_cells(windows, scores)
+    cells = row_cells(windows, scores, scores.argmax(axis=1))
     assert cells[0] == pytest.approx([0, 0.5 + 4 / 5])
     assert cells[1] == pytest.approx([0.5 + 4 / 5, 2.0])
     assert cells[2] == pytest.approx([2.0, 3.0])
 
 
+def test_a_border_that_scores_cross_elsewhere_stays_between_the_centres():
+    windows = np.array([[0.0, 1], [1, 2]])
+    cells = row_cells(windows, np.array([[0.0, 1], [0, 3]]), np.array([0, 1]))
+    assert cells.tolist() == [[0, 0.5], [0.5, 2]]
+    cells = row_cells(windows, np.array([[3.0, 0], [1, 0]]), np.array([0, 1]))
+    assert cells.tolist() == [[0, 1.5], [1.5, 2]]
+
+
 def test_cells_share_the_time_out_without_gaps():
     random = np.random.default_rng(1)
     starts = np.sort(random.random(30) * 40)
-    cells = row_cells(np.stack([starts, starts + 2], axis=1), random.random((30, 4)))
+    scores = random.random((30, 4))
+    cells = row_cells(np.stack([starts, starts + 2], axis=1), scores, random.integers(0, 4, 30))
     assert (cells[1:, 0] == cells[:-1, 1]).all()
     assert (np.diff(cells, axis=1) >= 0).all()
 
 
-def test_smoothing_is_a_mean_over_time_and_not_over_rows():
-    probabilities = np.array([[0.9, 0.1], [0.2, 0.8], [0.3, 0.7], [0.6, 0.4]])
-    centers = np.array([0.0, 0.5, 1.0, 9.0])
-    logs = np.log(probabilities)
-    expected = [logs[:2].mean(0), logs[:3].mean(0), logs[1:3].mean(0), logs[3]]
-    np.testing.assert_allclose(smoothed(probabilities, centers, 1.0), expected)
-    np.testing.assert_allclose(smoothed(probabilities, centers, 0.0), logs)
+@pytest.mark.parametrize("cost", [0.0, 0.3, 1.0, 4.0])
+@pytest.mark.parametrize("seed", range(4))
+def test_the_best_path_is_the_best_of_all_paths(cost, seed):
+    gains = np.log(np.random.default_rng(seed).dirichlet([0.5, 0.5, 0.5], size=6))
+    rows = np.arange(6)
+    worth = {
+        path: gains[rows, path].sum() - cost * np.count_nonzero(np.diff(path))
+        for path in itertools.product(range(3), repeat=6)
+    }
+    found = tuple(best_path(gains, cost).tolist())
+    assert worth[found] == pytest.approx(max(worth.values()))
+
+
+def test_a_path_of_no_rows_and_of_one():
+    assert best_path(np.empty((0, 3)), 1.0).tolist() == []
+    assert best_path(np.array([[0.0, 2, 1]]), 1.0).tolist() == [1]
+
+
+def test_a_change_costs_the_same_at_every_stride():
+    """One second of doubt within a class: the same segments from 4 rows a second as from 20, for each cost."""
+
+    def found(cost, stride):
+        head = Linear(LinearOptions(change_cost=cost), {"visual": 3}, {"label": ("wave", "jump")})
+        starts = np.arange(0, 6, stride)
+        sure = np.where(((starts >= 2) & (starts < 3))[:, None], [0.2, 0.7, 0.1], [0.7, 0.2, 0.1])
+        windows = np.stack([starts, starts + stride], axis=1)
+        return [p.label for p in head._segments("v", sure, windows) if p.score > 0.5]
+
+    for stride in (0.25, 0.05):
+        assert found(0.5, stride) == ["wave", "jump", "wave"]
+        assert found(0.75, stride) == ["wave"]

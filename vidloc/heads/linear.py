@@ -1,15 +1,19 @@
-"""Linear: logistic regression on each row with its neighbours, rows merged into segments; the floor of detection.
+"""Linear: logistic regression on each row with its surroundings, rows merged into segments; the floor of detection.
 
-A row is described by its own features and those of `context` rows on either side (the first and last row repeated at
-the ends), every dimension standardised by the training rows, and classified as one class or as background
-(scikit-learn's multinomial `LogisticRegression`). A training row has the class of the segment that holds its centre (of
-the shortest one, where several do), else background.
+A row is described by its own features and by the mean of the rows centred within `context_s` of it, every dimension
+standardised by the training rows, and classified as one class or as background (scikit-learn's multinomial
+`LogisticRegression`). A training row has the class of the segment that holds its centre (of the shortest one, where
+several do), else background.
 
-A row's log-probabilities are averaged with those of the rows centred within `smooth_s / 2` of it, and the best class is
-taken. Neighbouring rows of one class become one segment, which begins and ends where the averaged log-probabilities of
-the two classes at hand, drawn as straight lines between the centres of the rows, cross. Its score is the mean
-probability of its class; segments shorter than `min_duration_s` are dropped. Where other classes have a mean
-probability of at least `also_above` on a segment, it is reported once more for each, with that score.
+The classes of an item's rows are those that are best together (Viterbi, IEEE Trans. Inf. Theory 1967):
+
+    argmax over c_1..c_n of  sum_t  s_t log p_t(c_t)  -  change_cost * (number of t with c_t != c_t-1)
+
+where `s_t` are the seconds that row t answers for, so that the cost means the same at every stride. A run of rows of
+one class becomes one segment, which begins and ends where the log-probabilities of the two classes at hand, drawn as
+straight lines between the centres of the rows, cross. Its score is the mean probability of its class; segments shorter
+than `min_duration_s` are dropped. Where other classes have a mean probability of at least `also_above` on a segment, it
+is reported once more for each, with that score.
 
 It is fitted by lbfgs in one go, not by gradient steps of ours: there are no epochs, and its numbers are buffers. It
 takes part in detection only; recognition of given segments has `two_branch`, which is linear as well.
@@ -42,15 +46,21 @@ class LinearOptions(BaseHeadOptions):
     """Options of the linear head."""
 
     batch: int = Field(8, ge=1, description="Items per step, when rows are gathered and predicted.")
-    context: int = Field(2, ge=0, description="Neighbouring rows on either side that describe a row.")
+    context_s: float = Field(
+        0.5,
+        ge=0,
+        description="Time on either side whose rows, averaged, describe a row beside its own features; 0 = none.",
+    )
     penalty: float = Field(1.0, gt=0, description="Strength of the L2 penalty (scikit-learn's 1/C).")
     max_iter: int = Field(1000, ge=1, description="Most iterations of the solver.")
     max_rows: int = Field(
         500_000, ge=1, description="Most training rows; more are thinned out at random, which is said."
     )
     label: str = Field("", description="Task whose classes are learnt; may be left out where there is only one.")
-    smooth_s: float = Field(
-        1.5, ge=0, description="Time over which log-probabilities of rows are averaged before the best class is taken."
+    change_cost: float = Field(
+        2.0,
+        ge=0,
+        description="Log-probability, summed over seconds, that a change of class must gain; 0 takes each row's best.",
     )
     also_above: float = Field(
         0.1, gt=0, le=1, description="Mean probability from which further classes of a segment are reported too."
@@ -78,7 +88,7 @@ class Linear(Head):
         self.classes = self.labels[self.label_task]
         self.standard = Standardize(dims["visual"])
         num_outputs = len(self.classes) + 1  # the last is background
-        self.register_buffer("weight", torch.zeros(num_outputs, dims["visual"] * (2 * options.context + 1)))
+        self.register_buffer("weight", torch.zeros(num_outputs, dims["visual"] * (2 if options.context_s > 0 else 1)))
         self.register_buffer("bias", torch.zeros(num_outputs))
         self.register_buffer("seen", torch.ones(num_outputs, dtype=torch.bool))
 
@@ -114,7 +124,7 @@ class Linear(Head):
         self.eval()
 
     def logits(self, rows: RowBatch) -> Tensor:
-        """`(batch, time, classes + 1)` scores; classes not seen in training have -inf."""
+        """`(rows, classes + 1)` scores of the packed rows; classes not seen in training have -inf."""
         scores = F.linear(self._described(rows), self.weight, self.bias)
         return scores.masked_fill(~self.seen, -torch.inf)
 
@@ -122,23 +132,26 @@ class Linear(Head):
         """Mean cross-entropy of the rows, for comparison only: `fit` does not use it."""
         rows = batch.rows["visual"]
         targets = torch.from_numpy(np.concatenate(self._targets(batch))).to(rows.mask.device)
-        return {"total": F.cross_entropy(self.logits(rows)[rows.mask], targets)}
+        return {"total": F.cross_entropy(self.logits(rows), targets)}
 
     def predict(self, batch: Batch) -> list[Prediction]:
         """Segments of each item, in order of time."""
         rows = batch.rows["visual"]
-        probabilities = torch.softmax(self.logits(rows).double(), dim=-1).cpu().numpy()
-        masks, spans = rows.mask.cpu().numpy(), rows.spans.cpu().numpy()
+        probabilities = torch.softmax(self.logits(rows).double(), dim=-1).cpu()
+        spans, counts = rows.spans[rows.mask].cpu(), rows.counts.tolist()
+        parts = zip(torch.split(probabilities, counts), torch.split(spans, counts), strict=True)
         found = []
-        for sample, scores, mask, windows in zip(batch.samples, probabilities, masks, spans, strict=True):
-            found.extend(self._segments(sample.item_id, scores[mask], windows[mask]))
+        for sample, (scores, windows) in zip(batch.samples, parts, strict=True):
+            found.extend(self._segments(sample.item_id, scores.numpy(), windows.numpy()))
         return found
 
     def _segments(self, item_id: str, scores: NDArray[np.float64], windows: NDArray[np.float64]) -> list[Prediction]:
         order = np.argsort(windows.mean(axis=1), kind="stable")
         windows, scores = windows[order], scores[order]
-        logs = smoothed(scores, windows.mean(axis=1), self.options.smooth_s)
-        best, cells = logs.argmax(axis=1), row_cells(windows, logs)
+        # The floor bounds what one row that is very sure of itself can do to its neighbours.
+        logs = np.log(np.maximum(scores, _LEAST_PROBABILITY))
+        best = best_path(logs * _row_seconds(windows)[:, None], self.options.change_cost)
+        cells = row_cells(windows, logs, best)
         starts = np.flatnonzero(np.concatenate([[True], best[1:] != best[:-1]])) if len(best) else np.empty(0, int)
         found: list[Prediction] = []
         for start, stop in zip(starts, [*starts[1:], len(best)], strict=True):
@@ -158,7 +171,7 @@ class Linear(Head):
         described, targets = [], []
         for batch in data.train.batches(self.options.batch):
             rows = batch.rows["visual"]
-            described.append(self._described(rows)[rows.mask].cpu().numpy())
+            described.append(self._described(rows).cpu().numpy())
             targets.extend(self._targets(batch))
         everything, classes = np.concatenate(described), np.concatenate(targets)
         if len(everything) <= self.options.max_rows:
@@ -168,16 +181,13 @@ class Linear(Head):
         return everything[kept], classes[kept], f", drawn at random from {len(everything)} (--max-rows)"
 
     def _described(self, rows: RowBatch) -> Tensor:
-        """`(batch, time, width * (2 * context + 1))`: each row after its earlier and before its later neighbours."""
-        context = self.options.context
-        time = torch.arange(rows.features.shape[1], device=rows.mask.device)
-        last = (rows.mask.sum(dim=1, keepdim=True) - 1).clamp(min=0)
-        features = self.standard(rows.features)
-        shifted = []
-        for step in range(-context, context + 1):
-            place = torch.minimum((time + step).clamp(min=0).unsqueeze(0), last)
-            shifted.append(features.gather(1, place.unsqueeze(-1).expand_as(features)))
-        return torch.cat(shifted, dim=-1)
+        """`(rows, width)` standardised packed rows, beside the means around them where there is context."""
+        features: Tensor = self.standard(rows.packed)
+        if self.options.context_s == 0:
+            return features
+        counts, centers = rows.counts.tolist(), rows.spans[rows.mask].mean(dim=1)
+        parts = zip(torch.split(features, counts), torch.split(centers, counts), strict=True)
+        return torch.cat([features, torch.cat([means_around(*part, self.options.context_s) for part in parts])], dim=1)
 
     def _targets(self, batch: Batch) -> list[NDArray[np.int64]]:
         rows = batch.rows["visual"]
@@ -213,37 +223,72 @@ def row_classes(
     return classes
 
 
-def smoothed(probabilities: NDArray[np.float64], centers: NDArray[np.float64], smooth_s: float) -> NDArray[np.float64]:
-    """Mean log-probabilities of the rows centred within `smooth_s / 2` of each of the ascending centres."""
-    # The floor bounds what one row that is very sure of itself can do to its neighbours.
-    logs = np.log(np.maximum(probabilities, _LEAST_PROBABILITY))
+def means_around(features: Tensor, centers: Tensor, reach_s: float) -> Tensor:
+    """`(rows, width)` mean of the rows centred within `reach_s` of each row's centre, itself among them.
+
+    Args:
+        features: `(rows, width)` of one item.
+        centers: `(rows,)` float64 seconds, in any order.
+    """
+    order = torch.argsort(centers, stable=True)
+    ascending = centers[order]
     slack_s = 1e-6  # centres are rounded to float64; a row just at the edge counts
-    first = np.searchsorted(centers, centers - smooth_s / 2 - slack_s)
-    stop = np.searchsorted(centers, centers + smooth_s / 2 + slack_s)
-    sums = np.concatenate([np.zeros((1, logs.shape[1])), np.cumsum(logs, axis=0)])
-    means: NDArray[np.float64] = (sums[stop] - sums[first]) / (stop - first)[:, None]
-    return means
+    first = torch.searchsorted(ascending, centers - reach_s - slack_s)
+    stop = torch.searchsorted(ascending, centers + reach_s + slack_s)
+    sums = F.pad(features[order].double().cumsum(dim=0), (0, 0, 1, 0))
+    return ((sums[stop] - sums[first]) / (stop - first).unsqueeze(1)).to(features.dtype)
 
 
-def row_cells(windows: NDArray[np.float64], scores: NDArray[np.float64]) -> NDArray[np.float64]:
+def best_path(gains: NDArray[np.float64], change_cost: float) -> NDArray[np.int64]:
+    """`(rows,)` classes whose gains sum to the most, less `change_cost` for every change from one row to the next.
+
+    Args:
+        gains: `(rows, classes)`. Where paths are equally good, the one with the later change is taken.
+    """
+    classes = np.arange(gains.shape[1])
+    path = np.zeros(len(gains), dtype=np.int64)
+    if not len(gains):
+        return path
+    totals, before = gains[0], np.zeros(gains.shape, dtype=np.int64)
+    for row in range(1, len(gains)):
+        best = int(totals.argmax())
+        changed = totals[best] - change_cost > totals
+        before[row] = np.where(changed, best, classes)
+        totals = np.where(changed, totals[best] - change_cost, totals) + gains[row]
+    path[-1] = totals.argmax()
+    for row in range(len(gains) - 1, 0, -1):
+        path[row - 1] = before[row, path[row]]
+    return path
+
+
+def row_cells(
+    windows: NDArray[np.float64], scores: NDArray[np.float64], classes: NDArray[np.int64]
+) -> NDArray[np.float64]:
     """`(rows, 2)` seconds that rows in ascending order answer for.
 
     Between two rows of different class the border lies where their scores, drawn as straight lines between both
-    centres, cross; between rows of one class halfway. The first and last cell are symmetric; a single row answers for
-    its window.
+    centres, cross, and at the nearer centre where they cross beyond it; between rows of one class halfway. The first
+    and last cell are symmetric; a single row answers for its window.
     """
     if len(windows) < 2:
         return windows
     centers, rows = windows.mean(axis=1), np.arange(len(windows) - 1)
-    best = scores.argmax(axis=1)
-    lead = scores[rows, best[:-1]] - scores[rows, best[1:]]
-    lost = scores[rows + 1, best[1:]] - scores[rows + 1, best[:-1]]
+    lead = scores[rows, classes[:-1]] - scores[rows, classes[1:]]
+    lost = scores[rows + 1, classes[1:]] - scores[rows + 1, classes[:-1]]
     both = lead + lost
-    share = np.where(both > 0, lead / np.where(both > 0, both, 1.0), 0.5)
+    share = np.clip(np.where(both > 0, lead / np.where(both > 0, both, 1.0), 0.5), 0, 1)
     borders = centers[:-1] + share * np.diff(centers)
     half = np.diff(centers)[[0, -1]] / 2
     starts = np.concatenate([centers[:1] - half[0], borders])
     return np.stack([starts, np.concatenate([borders, centers[-1:] + half[1]])], axis=1)
+
+
+def _row_seconds(windows: NDArray[np.float64]) -> NDArray[np.float64]:
+    """`(rows,)` seconds from halfway to the row before to halfway to the row after; a single row has its window's."""
+    if len(windows) < 2:
+        return windows[:, 1] - windows[:, 0]
+    seconds: NDArray[np.float64] = np.gradient(windows.mean(axis=1))
+    return seconds
 
 
 def _only_task(wanted: str, labels: Mapping[str, Sequence[str]]) -> str:
