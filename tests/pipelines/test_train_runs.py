@@ -359,7 +359,7 @@ def test_the_linear_head_finds_planted_segments(tmp_path):
     assert report.scores.metrics["frame_accuracy"]["all"] > 0.95
     assert report.scores.metrics["recall"]["0.5"] == 1
     assert "no epochs" in report.record.chosen
-    assert report.record.num_parameters == 3 * (12 * 5 + 1)
+    assert report.record.num_parameters == 3 * (12 * 2 + 1)
     assert evaluate(tmp_path / "run").metrics == report.scores.metrics
     predict(tmp_path / "run", out=tmp_path / "mine.jsonl")
     assert read_predictions(tmp_path / "mine.jsonl") == scores_of(tmp_path / "run")
