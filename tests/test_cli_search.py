@@ -11,6 +11,9 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from safetensors.torch import load_file, save_file
+from tiny_models import write_clip
+from transformers import CLIPTokenizer
 
 from vidloc.cli import vidloc
 from vidloc.core.grammar import parse_encoder
@@ -19,7 +22,7 @@ from vidloc.core.timeline import Spans, TimeGrid
 from vidloc.errors import OptionError, ProvenanceError, StoreError, StreamNotFoundError, WeightsError
 from vidloc.extract.base import Sample
 from vidloc.pipelines.extraction.encoders import build_encoders
-from vidloc.stores.base import StreamSpec, append_to_store, create_store
+from vidloc.stores.base import StreamSpec, append_to_store, create_store, open_store
 
 pytest.importorskip("faiss")
 
@@ -85,6 +88,7 @@ LETTERS = (
 ENCODER = Letters
 """
 )
+COLOURS_OF_VIDEOS = {"red": (250, 10, 10), "grey": (90, 90, 90), "blue": (10, 10, 250)}
 SENTENCES = {
     "P01": [(0.0, 2.0, "open the fridge", "n0"), (1.0, 3.0, "take milk", "n1")],
     "P02": [(5.0, 6.5, "wash a knife", "n2")],
@@ -241,6 +245,39 @@ def test_text_by_the_packaged_model(tmp_path):
     assert found["answers"][0]["text"] == "close the refrigerator"
     assert found["answers"][0]["score"] > 0.8
     assert found["answers"][-1]["score"] < 0.2
+
+
+def test_text_searches_pictures_through_the_paired_tower(tmp_path):
+    model = write_clip(tmp_path / "clip")
+    reds = [video(tmp_path / f"{name}.mp4", colour, seconds=1) for name, colour in COLOURS_OF_VIDEOS.items()]
+    (tmp_path / "list.csv").write_text("path\n" + "".join(f"{path}\n" for path in reds))
+    encoder = f"clip_image:weights={tmp_path / 'clip'}"
+    store = tmp_path / "f.zarr"
+    run("extract", "--videos", tmp_path / "list.csv", "--encoder", encoder, "--store", store)
+    text = (store, "--text", "open door", "--encoder", f"clip_text:weights={tmp_path / 'clip'}")
+    result = run("search", *text)
+    assert (
+        "(pictures, encoded by clip_image; not narrations: the text was encoded by clip_text, in the same space)"
+        in result.stdout
+    )
+    tokens = CLIPTokenizer.from_pretrained(tmp_path / "clip")("open door", return_tensors="pt")
+    with open_store(store) as opened, torch.inference_mode():
+        asked = torch.nn.functional.normalize(model.get_text_features(**tokens).pooler_output[0], dim=0)
+        rows = {item: np.float32(opened.read_field("clip_image", item)) for item in opened.items("clip_image")}
+    cosines = {item: (row @ asked.numpy() / np.linalg.norm(row, axis=1)).max() for item, row in rows.items()}
+    found = {answer["item_id"]: answer["score"] for answer in answers(*text)["answers"]}
+    assert set(found) == set(cosines)
+    assert len({round(score, 3) for score in found.values()}) > 1
+    for item, score in found.items():
+        assert score == pytest.approx(cosines[item], abs=2e-3)  # rows are stored in float16
+
+    write_clip(tmp_path / "other", hidden_act="gelu")
+    state = load_file(tmp_path / "other" / "model.safetensors")
+    save_file(state | {"logit_scale": torch.tensor(9.0)}, tmp_path / "other" / "model.safetensors", {"format": "pt"})
+    with pytest.raises(WeightsError, match=r"stream 'clip_image' was made with weights clip/model\.safetensors"):
+        run("search", *text[:3], "--encoder", f"clip_text:weights={tmp_path / 'other'}")
+    with pytest.raises(ProvenanceError, match=r"makes clip vectors of \(16,\), but the sentences .* 'clip_text'"):
+        run("search", *text[:3], "--encoder", encoder)
 
 
 def test_text_needs_a_text_stream(store, tmp_path):

@@ -11,7 +11,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer
-from transformers import BertConfig, BertModel
+from sentence_transformers.sentence_transformer.modules import Dense, Pooling, Transformer
+from tiny_models import built, save
+from transformers import BertConfig, BertModel, RobertaConfig, RobertaModel, RobertaTokenizer
 
 from vidloc.errors import OptionError, WeightsError
 from vidloc.extract import text
@@ -78,6 +80,7 @@ def test_sentence_key_and_length_stand_beside_the_vector(encoder):
     }
     assert template.preprocessing["max_tokens"] == 256
     assert template.preprocessing["layers"] == ["Transformer", "Pooling", "Normalize"]
+    assert template.preprocessing["normalised"] is True
 
 
 def test_weights_are_known_by_their_hash(encoder):
@@ -116,19 +119,50 @@ def test_untrained_weights_follow_from_the_seed(plain_folder, build_encoder):
     assert not np.allclose(vectors[0], vectors[2])
 
 
-def test_names_of_a_hub_are_not_looked_up():
-    options = text.TextOptions(model="sentence-transformers/all-mpnet-base-v2")
-    with pytest.raises(
-        WeightsError, match=r"not the folder of a transformers model.*Names of a model hub are not looked up"
-    ):
+def test_names_of_a_hub_are_only_looked_up_in_the_local_cache(plain_folder, tmp_path, monkeypatch, build_encoder):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    options = text.TextOptions(model="org/tiny")
+    with pytest.raises(WeightsError, match=r"nothing is downloaded on the way\. Get it: hf download org/tiny\n"):
         text.Text.check_weights(options, name="text")
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    cached = tmp_path / "models--org--tiny"
+    (cached / "refs").mkdir(parents=True)
+    (cached / "refs" / "main").write_text(commit)
+    shutil.copytree(plain_folder, cached / "snapshots" / commit)
+    encoder = build_encoder("text", model="org/tiny")
+    assert encoder.weights_name == "org/tiny@0123456789ab/model.safetensors"
+    assert encoder.weights_sha256 == build_encoder("text", model=plain_folder).weights_sha256
+
+
+def test_a_folder_with_its_own_pooling_and_dense_layer(plain_folder, tmp_path, build_encoder):
+    """Roberta's kind of tokenizer, the first token's state, a linear layer behind it: nothing MiniLM has."""
+    roberta = tmp_path / "roberta"
+    words = {word: number for number, word in enumerate(["<s>", "<pad>", "</s>", "<unk>", "<mask>", *"abcdefghij"])}
+    RobertaTokenizer(vocab=words, merges=[]).save_pretrained(roberta)
+    layers = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+    config = RobertaConfig(vocab_size=len(words), **layers)
+    save(built(RobertaModel, config), roberta)
+    modules = [Transformer(str(roberta)), Pooling(16, pooling_mode="cls"), Dense(16, 8)]
+    theirs = SentenceTransformer(modules=modules, device="cpu").eval()
+    theirs.save(str(tmp_path / "own"))
+    encoder = build_encoder("text", model=tmp_path / "own")
+    sentences = ["abba", "a big fig", "hide"]
+    expected = theirs.encode(sentences, show_progress_bar=False)
+    assert np.abs(encoder.encode(said(*sentences)).fields["features"] - expected).max() <= 1e-5
+    facts = encoder.stream().preprocessing
+    assert facts["layers"] == ["Transformer", "Pooling", "Dense"]
+    assert facts["normalised"] is False
+    before = facts["settings_sha256"]
+    tokenizer = next((tmp_path / "own").rglob("tokenizer_config.json"))
+    tokenizer.write_text(tokenizer.read_text() + " ")
+    assert encoder.stream().preprocessing["settings_sha256"] != before
 
 
 def test_a_folder_without_weights_or_with_damaged_ones(plain_folder, tmp_path, build_encoder):
     folder = tmp_path / "broken"
     shutil.copytree(plain_folder, folder)
     (folder / "model.safetensors").write_bytes(b"nothing")
-    with pytest.raises(WeightsError, match="broken does not load as a text model"):
+    with pytest.raises(WeightsError, match="broken does not load"):
         build_encoder("text", model=folder)
     state = load_file(plain_folder / "model.safetensors")
     del state["embeddings.position_embeddings.weight"]
@@ -155,6 +189,6 @@ def test_every_file_of_weights_counts_in_the_hash(plain_folder, tmp_path):
     folder = tmp_path / "dense"
     shutil.copytree(plain_folder, folder)
     (folder / "2_Dense").mkdir()
-    alone = text.weights_of(folder)
+    alone = text.weights_of(folder, subfolders=True)
     (folder / "2_Dense" / "model.safetensors").write_bytes(b"a")
-    assert text.weights_of(folder) == [*alone, folder / "2_Dense" / "model.safetensors"]
+    assert text.weights_of(folder, subfolders=True) == [*alone, folder / "2_Dense" / "model.safetensors"]

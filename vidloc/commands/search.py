@@ -103,7 +103,11 @@ def info(store: str, *, as_json: bool) -> None:
 @click.option("--like", metavar="ITEM@START-END", help="An excerpt of an item, in seconds, or ITEM for all of it.")
 @click.option("--like-file", type=click.Path(path_type=Path), help="A video or sound file outside the store.")
 @click.option("--row", metavar="ITEM:K", help="Row K of an item, counting from 0.")
-@click.option("--text", metavar="SENTENCE", help="A sentence; searches the sentences of a text stream.")
+@click.option(
+    "--text",
+    metavar="SENTENCE",
+    help="A sentence; searches a text stream's sentences, or pictures by an encoder with a text side (clip_image).",
+)
 @click.option("--stream", help="Stream to search. [default: the only one that fits]")
 @click.option("-k", "k", type=click.IntRange(min=1), default=10, show_default=True, help="Moments wanted.")
 @click.option(
@@ -116,7 +120,8 @@ def info(store: str, *, as_json: bool) -> None:
 @click.option(
     "--encoder",
     metavar="NAME[:option=value,...]",
-    help="For --text and --like-file: where the stream's encoder has its weights now, as NAME:weights=FILE.",
+    help="For --text and --like-file: where the stream's encoder has its weights now, as NAME:weights=FILE; for --text "
+    "over pictures its text side: clip_text:weights=FOLDER.",
 )
 @click.option("--device", default="auto", show_default=True, help="Where the encoder runs: auto, cpu, cuda or cuda:N.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
@@ -138,7 +143,8 @@ def search(
     vidloc search feats.zarr --like P01_01@12.0-14.5
     vidloc search feats.zarr --stream vggish --row P01_01:24 -k 5
     vidloc search feats.zarr --like-file my.mp4 --stream slowfast_r50
-    vidloc search feats.zarr --text "open the fridge"
+    vidloc search feats.zarr --text "open the fridge"                        # narrations
+    vidloc search feats.zarr --text "an open fridge" --stream clip_image     # pictures
 
     Scores are cosines. Neighbouring rows become one moment, which reaches as far as the cosine stays above half-way
     between its best row and the mean of the stream. Works without an index, by reading the whole stream.

@@ -108,7 +108,8 @@ class MilNce(Encoder):
             preprocessing={
                 **self.preparation.described(),
                 "tap": "mixed_5c: mean over times and positions; joint: fc of it, not normalised",
-            },
+            }
+            | ({"text_encoder": "milnce_text"} if self.options.tap == "joint" else {}),
         )
 
     def encode(self, samples: Sequence[Sample]) -> Rows:

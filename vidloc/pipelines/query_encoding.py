@@ -2,6 +2,9 @@
 
 The stream's spec says which encoder that was, with which options and weights. It is built again from them, and its
 own spec is compared with the stream's: rows of another origin would be compared with nothing in common.
+
+A text can also be asked of pictures whose encoder learned a common space with sentences (CLIP, MIL-NCE). Such a spec
+names the encoder of the sentences, `preprocessing["text_encoder"]`, which must have the weights that made the stream.
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ from vidloc.pipelines.extraction.batching import Batcher, Encoded
 from vidloc.pipelines.extraction.decoding import Arrived, TrackEnd, decode_items
 from vidloc.pipelines.extraction.encoders import StreamEncoder, build_encoders, choose_device
 from vidloc.pipelines.extraction.plan import ItemWork
-from vidloc.retrieval.vectors import Vectors, vectors_of
+from vidloc.retrieval.vectors import FIELD, Vectors, vectors_of
 from vidloc.stores.base import StreamSpec
 
 # May differ between the rows of a stream and a query without changing what a row means.
@@ -45,24 +48,42 @@ def encoder_of(spec: StreamSpec, *, replacement: str | None, device: str) -> Str
             f"{dict(spec.sampling)}), so nothing outside the store can be compared with it. Search by --like or --row."
         )
     plan = _plan(spec, replacement)
-    try:
-        (made,) = build_encoders([plan], stride_s=_stride(spec), device=choose_device(device))
-    except WeightsError as error:
-        error.add_note(
-            f"(stream {spec.name!r} was made with {spec.weights}, sha256 {spec.weights_sha256}. {_where(spec)})"
-        )
-        raise
-    if made.spec.weights_sha256 != spec.weights_sha256:
-        raise WeightsError(
-            f"stream {spec.name!r} was made with weights {spec.weights} (sha256 {spec.weights_sha256}), but "
-            f"{made.spec.weights} has {made.spec.weights_sha256}. {_where(spec)}"
-        )
+    made = _built(plan, spec, device=device, name=spec.encoder)
     ours, theirs = made.spec.origin(), spec.origin()
     differing = [name for name in ours if name not in _NOT_COMPARED and ours[name] != theirs[name]]
     if differing:
         shown = "; ".join(f"{name}: stream {theirs[name]!r}, now {ours[name]!r}" for name in differing)
         raise ProvenanceError(
             f"encoder {plan.name!r} no longer makes rows like those of stream {spec.name!r}: {shown}."
+        )
+    return made
+
+
+def text_side(spec: StreamSpec) -> str:
+    """The encoder of sentences in the space of a stream's vectors; empty where there is none."""
+    return str(spec.preprocessing.get("text_encoder", ""))
+
+
+def text_encoder_of(spec: StreamSpec, *, replacement: str | None, device: str) -> StreamEncoder:
+    """The encoder that turns a sentence into a vector to compare with a stream's: its own, or its text side.
+
+    Args:
+        replacement: as for `encoder_of`; of the text side where the stream is made of pictures.
+
+    Raises:
+        OptionError, WeightsError, ProvenanceError: as for `encoder_of`.
+    """
+    name = text_side(spec)
+    if not name:
+        return encoder_of(spec, replacement=replacement, device=device)
+    given = parse_encoder(f"{spec.name}={replacement or name}")
+    options = _untrained(spec) | given.options
+    made = _built(EncoderPlan(spec.name, given.name, options), spec, device=device, name=name)
+    wanted, found = spec.fields[FIELD].entry_shape, made.spec.fields[FIELD].entry_shape
+    if made.spec.kind != "text" or wanted != found:
+        raise ProvenanceError(
+            f"encoder {given.name!r} makes {made.spec.kind} vectors of {found}, but the sentences of stream "
+            f"{spec.name!r} are those of {name!r}, vectors of {wanted}."
         )
     return made
 
@@ -99,10 +120,24 @@ def _rows(answer: Encoded) -> Rows:
     return answer.rows
 
 
+def _built(plan: EncoderPlan, spec: StreamSpec, *, device: str, name: str) -> StreamEncoder:
+    """The planned encoder, with the weights that made a stream; `name` is the one to say in messages."""
+    where = f"Say where its weights are: --encoder {name}:weights=FILE"
+    try:
+        (made,) = build_encoders([plan], stride_s=_stride(spec), device=choose_device(device))
+    except WeightsError as error:
+        error.add_note(f"(stream {spec.name!r} was made with {spec.weights}, sha256 {spec.weights_sha256}. {where})")
+        raise
+    if made.spec.weights_sha256 != spec.weights_sha256:
+        raise WeightsError(
+            f"stream {spec.name!r} was made with weights {spec.weights} (sha256 {spec.weights_sha256}), but "
+            f"{made.spec.weights} has {made.spec.weights_sha256}. {where}"
+        )
+    return made
+
+
 def _plan(spec: StreamSpec, replacement: str | None) -> EncoderPlan:
-    options: dict[str, Any] = dict(spec.options)
-    if spec.weights_sha256.startswith("random:"):
-        options["weights"] = spec.weights_sha256
+    options: dict[str, Any] = dict(spec.options) | _untrained(spec)
     if replacement is None:
         name = spec.encoder
     else:
@@ -112,12 +147,12 @@ def _plan(spec: StreamSpec, replacement: str | None) -> EncoderPlan:
     return EncoderPlan(spec.name, name, cast("dict[str, str]", options))
 
 
+def _untrained(spec: StreamSpec) -> dict[str, str]:
+    return {"weights": spec.weights_sha256} if spec.weights_sha256.startswith("random:") else {}
+
+
 def _stride(spec: StreamSpec) -> Fraction:
     try:
         return Fraction(str(spec.sampling.get("stride_s", 1)))
     except (ValueError, ZeroDivisionError):
         raise OptionError(f"stream {spec.name!r} has the stride {spec.sampling['stride_s']!r}, no number.") from None
-
-
-def _where(spec: StreamSpec) -> str:
-    return f"Say where its weights are: --encoder {spec.encoder}:weights=FILE"

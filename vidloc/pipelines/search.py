@@ -42,7 +42,7 @@ class FileQuery:
 
 @dataclass(frozen=True)
 class TextQuery:
-    """A sentence; only streams of kind text can be asked by one."""
+    """A sentence, for streams of kind text and for pictures in a common space with sentences (CLIP, MIL-NCE)."""
 
     text: str
 
@@ -125,7 +125,7 @@ def search(
     """The best moments of one stream for a query.
 
     Raises:
-        StreamNotFoundError: no such stream or item, or a text for a stream that is not made of sentences.
+        StreamNotFoundError: no such stream or item, or a text for a stream that no sentence can be compared with.
         StoreError: the index is damaged or stale.
         OptionError: several streams could be meant, or the query names no row.
         WeightsError, ProvenanceError, MediaError: a file or text cannot be encoded as the stream was.
@@ -151,7 +151,7 @@ def search(
             store=str(store_path),
             stream=spec.name,
             query=asked.words,
-            searched=_searched(spec),
+            searched=_searched(spec, query),
             method=searcher.method,
             num_rows=searcher.table.num_rows,
             num_items=len(searcher.table.items),
@@ -171,7 +171,8 @@ def choose_stream(store: FeatureStore, query: Query, name: str | None) -> Stream
     texts = [s for s, spec in specs.items() if spec.kind == "text" and FIELD in spec.fields]
     others = [s for s, spec in specs.items() if spec.kind != "text" and FIELD in spec.fields]
     if isinstance(query, TextQuery):
-        return _text_stream(store, texts, name)
+        paired = [s for s in others if "text_encoder" in specs[s].preprocessing]
+        return _text_stream(store, [*texts, *paired], name)
     if name is not None:
         return searchable_spec(store, name)
     fitting = others or texts
@@ -181,22 +182,25 @@ def choose_stream(store: FeatureStore, query: Query, name: str | None) -> Stream
     return searchable_spec(store, fitting[0])
 
 
-def _text_stream(store: FeatureStore, texts: list[str], name: str | None) -> StreamSpec:
-    if name is not None and name not in texts:
+def _text_stream(store: FeatureStore, fitting: list[str], name: str | None) -> StreamSpec:
+    if name is not None and name not in fitting:
         kind = store.streams()[name].kind if name in store.streams() else None
         what = "is not in this store" if kind is None else f"is made of {kind}, not of sentences"
         raise StreamNotFoundError(
-            f"stream {name!r} of {store.path} {what}; --text searches text streams. This store has: "
-            f"{', '.join(texts) or 'none'}."
+            f"stream {name!r} of {store.path} {what}; --text searches text streams, and pictures by an encoder that "
+            f"has a text side (clip_image). This store has: {', '.join(fitting) or 'none'}."
         )
-    if not texts:
+    if not fitting:
         raise StreamNotFoundError(
-            f"{store.path} has no text stream, and a text can only be compared with sentences. "
-            "Extract the narrations first: vidloc extract ... --encoder text"
+            f"{store.path} has no text stream, nor pictures that a text can be compared with. "
+            "Extract the narrations first: vidloc extract ... --encoder text (or the pictures: --encoder clip_image)"
         )
-    if name is None and len(texts) > 1:
-        raise OptionError(f"{store.path} has several text streams; choose one with --stream: {', '.join(texts)}.")
-    return searchable_spec(store, name or texts[0])
+    if name is None and len(fitting) > 1:
+        raise OptionError(
+            f"{store.path} has several streams that a text can be compared with; choose one with --stream: "
+            f"{', '.join(fitting)}."
+        )
+    return searchable_spec(store, name or fitting[0])
 
 
 def _searcher(store: FeatureStore, stream: str, method: Method | None) -> Searcher:
@@ -225,11 +229,12 @@ def _asked(store: FeatureStore, spec: StreamSpec, query: Query, options: SearchO
             words = f"row {query.row} of {query.item_id}"
             return _rows_asked(store, spec, query.item_id, rows, None, words, options)
     # Encoders bring torch; a search by excerpt does without.
-    from vidloc.pipelines.query_encoding import encoder_of, file_vectors, text_vectors
+    from vidloc.pipelines.query_encoding import encoder_of, file_vectors, text_encoder_of, text_vectors
 
-    encoder = encoder_of(spec, replacement=options.encoder, device=options.device)
     if isinstance(query, TextQuery):
-        return _Asked(pooled(text_vectors(query.text, encoder)), f"the text {query.text!r}")
+        sentences = text_encoder_of(spec, replacement=options.encoder, device=options.device)
+        return _Asked(pooled(text_vectors(query.text, sentences)), f"the text {query.text!r}")
+    encoder = encoder_of(spec, replacement=options.encoder, device=options.device)
     if encoder.grid is None:
         raise OptionError(f"stream {spec.name!r} is made of sentences, a file has none. Ask with --text.")
     vectors, damage = file_vectors(query.path, encoder)
@@ -324,12 +329,17 @@ def _answer(store: FeatureStore, spec: StreamSpec, moment: Moment) -> Answer:
     )
 
 
-def _searched(spec: StreamSpec) -> str:
+def _searched(spec: StreamSpec, query: Query) -> str:
     made = f"by {spec.encoder}" if spec.encoder else "by an encoder that the store does not name"
     if spec.kind == "text":
         return f"narrations, not pixels: sentences of the annotations, encoded {made}"
     what = {"clip": "pictures", "audio": "sound", "objects": "detected regions"}[spec.kind]
-    return f"{what}, encoded {made}"
+    said = f"{what}, encoded {made}"
+    if isinstance(query, TextQuery):
+        return (
+            f"{said}; not narrations: the text was encoded by {spec.preprocessing['text_encoder']}, in the same space"
+        )
+    return said
 
 
 def _notes(spec: StreamSpec) -> tuple[str, ...]:

@@ -1,0 +1,87 @@
+"""What CLIP's two towers have in common: the published model, loading one tower of it, and what is recorded."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import JsonValue
+from transformers import CLIPConfig
+from transformers.image_utils import PILImageResampling
+
+from vidloc.core.records import Source
+from vidloc.errors import WeightsError
+from vidloc.extract import model_folder, weights
+from vidloc.extract.model_folder import ModelFolder, ModelWeights
+
+PUBLISHED = "openai/clip-vit-base-patch32"
+# Ids of the first and last token in the vocabulary of every CLIP: words have those below.
+MARKS = (49406, 49407)
+WEIGHTS_HELP = (
+    "Folder of a CLIP model, its name in the local Hugging Face cache, or 'random:SEED' for untrained weights; "
+    f"empty for {PUBLISHED} in that cache (hf download {PUBLISHED})."
+)
+SOURCE = Source(
+    paper="Radford et al. Learning Transferable Visual Models From Natural Language Supervision. ICML 2021.",
+    code="https://github.com/openai/CLIP",
+    licence="MIT (OpenAI's code and weights); other weights: see their model card",
+)
+# What the file holds of the other tower, and the temperature of the loss.
+_OTHER_PARTS = ("text_", "vision_", "visual_", "logit_scale")
+
+
+def resolve(option: str, *, encoder: str) -> ModelWeights:
+    """See `model_folder.resolve`."""
+    return model_folder.resolve(option, published=PUBLISHED, encoder=encoder)
+
+
+def check_available(option: str, *, encoder: str) -> None:
+    """See `model_folder.check_available`."""
+    model_folder.check_available(option, published=PUBLISHED, encoder=encoder)
+
+
+def load_tower(kind: Any, folder: ModelFolder) -> Any:
+    """One tower of a CLIP model, with its projection.
+
+    Args:
+        kind: class of the tower in transformers.
+
+    Raises:
+        WeightsError: another model, or a file that lacks tensors or holds strange ones.
+    """
+    found = model_folder.read_config(folder.path).model_type
+    if found != "clip":
+        raise WeightsError(
+            f"{folder.path} holds a model of type {found!r}, not 'clip'. Give the folder of a CLIP model."
+        )
+    network, report = model_folder.load(kind, folder.path)
+    strange = [name for name in report["left_aside"] if not name.startswith(_OTHER_PARTS)]
+    if strange:
+        raise WeightsError(f"{folder.path} holds tensors that are not CLIP's: {model_folder.some(strange)}.")
+    return network
+
+
+def untrained_tower(kind: Any, seed: int) -> Any:
+    """One tower of an untrained ViT-B/32."""
+    with weights.seeded(seed):
+        return kind(getattr(CLIPConfig(), kind.config_class.base_config_key))
+
+
+def picture_settings(processor: Any) -> dict[str, JsonValue]:
+    """How a processor of transformers prepares pictures, as far as it says so."""
+    facts: dict[str, JsonValue] = {"processor": type(processor).__name__}
+    if getattr(processor, "do_resize", False):
+        filter_name = PILImageResampling(processor.resample).name.lower()
+        facts["resize"] = f"{_sides(processor.size)}, {filter_name}, antialiased"
+    if getattr(processor, "do_center_crop", False):
+        facts["crop"] = f"centre {_sides(processor.crop_size)}"
+    if getattr(processor, "do_rescale", False):
+        facts["scale"] = f"times {processor.rescale_factor:.9g}"
+    if getattr(processor, "do_normalize", False):
+        mean, std = (", ".join(f"{v:.9g}" for v in values) for values in (processor.image_mean, processor.image_std))
+        facts["normalisation"] = f"minus {mean}, over {std}"
+    return facts
+
+
+def _sides(size: Any) -> str:
+    named = {name: size[name] for name in ("shortest_edge", "longest_edge", "height", "width") if size.get(name)}
+    return " ".join(f"{name.replace('_', ' ')} {value}" for name, value in named.items())
