@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import runpy
 import shlex
 import subprocess
 import sys
@@ -53,21 +54,28 @@ def run(*args, code=0):
 
 
 def test_the_page_has_what_is_tested():
-    assert sorted(FILES) == ["mean_colour.py", "peak_head.py", "test_contract.py"]
-    assert len(COMMANDS) == 6
+    assert sorted(FILES) == ["make_model.py", "mean_colour.py", "peak_head.py", "test_contract.py"]
+    assert len(COMMANDS) == 9
 
 
 def test_every_command_of_the_page_runs(folder, monkeypatch):
     monkeypatch.chdir(folder)
+    runpy.run_path("make_model.py")
     printed = {command: run(*shlex.split(command)) for command in COMMANDS}
     assert "--dropout" in printed["train-head ./peak_head.py --help"]
-    for command in ("check ./peak_head.py", "check ./mean_colour.py"):
+    for command in ("check ./peak_head.py", "check ./mean_colour.py", "check hf:tiny_videomae"):
         assert "10 of 10 checks passed" in printed[command]
     assert "3 of 3 checks passed" in printed["check colours.zarr"]
     with open_store("colours.zarr") as store:
         rows = store.read_field("mean_colour", "green.mp4")
     assert rows.shape == (4, 3)
     np.testing.assert_allclose(rows, np.full((4, 3), (40 / 255, 200 / 255, 40 / 255)), atol=0.03)
+    with open_store("vmae.zarr") as store:
+        spec = store.streams()["vmae"]
+        rows, scores = (store.read_field("vmae", "green.mp4", field) for field in ("features", "scores"))
+    assert (rows.shape, scores.shape) == ((4, 32), (4, 2))
+    assert (spec.encoder, spec.vocabulary) == ("hf:tiny_videomae", ("chop", "stir"))
+    assert (spec.sampling["num_frames"], spec.sampling["window_s"]) == (4, "4/5")
 
 
 def test_the_check_of_the_page_runs_without_pytest(folder):

@@ -42,6 +42,16 @@ def test_own_encoders_are_found_without_importing_them() -> None:
     assert all(entry.summary for entry in found.values() if entry.entry_point is None)
 
 
+def test_a_name_with_a_colon_stands_for_what_follows_it(tmp_path: Path) -> None:
+    (tmp_path / "My Model").mkdir()
+    for name, recorded in ((f"hf:{tmp_path}/My Model", "hf:My Model"), ("hf:org/model", "hf:org/model")):
+        loaded = registry.load("encoders", name)
+        assert (loaded.name, loaded.recorded, loaded.origin) == (name, recorded, "vidloc.extract.hf")
+    assert registry.load("encoders", "vggish").recorded == "vggish"
+    with pytest.raises(UnknownNameError, match="no encoder called 'text:model'"):
+        registry.load("encoders", "text:model")
+
+
 def test_two_providers_of_one_name(monkeypatch: pytest.MonkeyPatch) -> None:
     twice = registry.Entry("vggish", "other-package (x:Y)", "")
     monkeypatch.setattr(registry, "_entry_points", lambda group: iter([twice]))

@@ -13,7 +13,7 @@ from transformers import AutoTokenizer, BertConfig, BertModel, ViTConfig, ViTMod
 from vidloc.errors import WeightsError
 from vidloc.extract.base import Sample
 from vidloc.extract.bert import Bert, BertOptions
-from vidloc.testing.checks import check_encoder
+from vidloc.testing.checks import check, check_encoder
 
 SENTENCES = ("open the door", "door", "the door the door open the open door")
 
@@ -84,6 +84,16 @@ def test_a_checkpoint_of_the_whole_pretraining_model_loads(tmp_path, build_encod
 def test_the_contract_holds(kind, model, folder):
     report = check_encoder("bert", {"weights": str(folder), "states": kind})
     assert [outcome.sentence for outcome in report.outcomes if not outcome.passed] == []
+
+
+def test_untrained_weights_follow_from_the_seed(monkeypatch, build_encoder):
+    small = BertConfig(vocab_size=120, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16)
+    monkeypatch.setattr("vidloc.extract.bert.BertConfig", lambda: small)
+    assert [outcome.sentence for outcome in check("bert").outcomes if not outcome.passed] == []
+    rows = [build_encoder("bert", weights=f"random:{seed}").encode(said("open door")).fields for seed in (1, 1, 2)]
+    assert np.array_equal(rows[0]["features"], rows[1]["features"])
+    assert not np.allclose(rows[0]["features"], rows[2]["features"])
+    assert rows[0]["token_ids"].tolist()[::3] == [101, 102]
 
 
 def test_what_is_no_text_model_is_refused(tmp_path, build_encoder):

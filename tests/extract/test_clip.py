@@ -11,13 +11,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from tiny_models import write_clip
-from transformers import CLIPImageProcessor, CLIPTokenizer
+from transformers import CLIPConfig, CLIPImageProcessor, CLIPTokenizer
 
 from vidloc.errors import WeightsError
 from vidloc.extract.base import Sample
 from vidloc.extract.clip_image import ClipImage, ClipImageOptions
 from vidloc.testing import deterministic_fill
-from vidloc.testing.checks import check_encoder
+from vidloc.testing.checks import check, check_encoder
 
 SPAN = (Fraction(0), Fraction(1))
 SENTENCES = ("open the door", "stir", "Open, open!")
@@ -117,6 +117,18 @@ class TestSentences:
 def test_the_contract_holds_with_weights_from_a_folder(name, model, folder):
     report = check_encoder(name, {"weights": str(folder)})
     assert [outcome.sentence for outcome in report.outcomes if not outcome.passed] == []
+
+
+@pytest.mark.parametrize("name", ["clip_image", "clip_text"])
+def test_untrained_weights_follow_from_the_seed(name, monkeypatch, build_encoder):
+    tower = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    small = CLIPConfig(text_config=tower, vision_config=tower | {"patch_size": 56})
+    monkeypatch.setattr("vidloc.extract.clip_model.CLIPConfig", lambda: small)
+    assert [outcome.sentence for outcome in check(name).outcomes if not outcome.passed] == []
+    samples = [frame("a")] if name == "clip_image" else said("open the door")
+    rows = [build_encoder(name, weights=f"random:{seed}").encode(samples).fields["features"] for seed in (1, 1, 2)]
+    assert np.array_equal(rows[0], rows[1])
+    assert not np.allclose(rows[0], rows[2])
 
 
 def test_both_towers_state_the_same_weights(pictures, sentences, folder):

@@ -2,8 +2,9 @@
 
 A file of the package that assigns `HEAD`, `ENCODER` or `DATASET` at top level is one; its name is the file's name, or
 each of the names in a literal `NAMES = (...)` where one file holds a family. Both are read with `ast`, so that listing
-imports nothing. Third-party packages declare an entry point in the group `vidloc.heads`, `vidloc.encoders` or
-`vidloc.datasets`. A path to a Python file works wherever a name does.
+imports nothing. A name that ends with a colon takes what follows it: `hf:` stands for every `hf:FOLDER`. Third-party
+packages declare an entry point in the group `vidloc.heads`, `vidloc.encoders` or `vidloc.datasets`. A path to a Python
+file works wherever a name does.
 """
 
 from __future__ import annotations
@@ -55,6 +56,13 @@ class Loaded:
     origin: str
     target: Any
 
+    @property
+    def recorded(self) -> str:
+        """The name as a store keeps it: of a folder (`hf:FOLDER`) the last part, as of the path of a file."""
+        family, colon, argument = self.name.partition(":")
+        folder = Path(argument).expanduser()
+        return f"{family}:{folder.resolve().name}" if colon and argument and folder.is_dir() else self.name
+
 
 @cache
 def entries(group: Group) -> dict[str, Entry]:
@@ -84,14 +92,20 @@ def load(group: Group, name: str) -> Loaded:
     attribute = _FOLDERS[group][1]
     if name.endswith(".py"):
         return _from_path(group, Path(name))
-    known = entries(group)
-    if name not in known:
-        raise UnknownNameError(f"there is no {group[:-1]} called {name!r}. {did_you_mean(name, known)}")
-    entry = known[name]
+    entry = entry_of(group, name)
+    if entry is None:
+        raise UnknownNameError(f"there is no {group[:-1]} called {name!r}. {did_you_mean(name, entries(group))}")
     if entry.entry_point is not None:
         return Loaded(name, entry.origin, entry.entry_point.load())
     module = importlib.import_module(str(entry.module))
     return Loaded(name, entry.origin, getattr(module, attribute))
+
+
+def entry_of(group: Group, name: str) -> Entry | None:
+    """The entry of a registered name, or of the family that it begins with (`hf:` of `hf:FOLDER`)."""
+    known = entries(group)
+    family, colon, _ = name.partition(":")
+    return known.get(name) or known.get(family + colon)
 
 
 def _own_files(group: Group) -> Iterator[Entry]:

@@ -19,7 +19,7 @@ from pydantic import Field
 from transformers import AutoImageProcessor, CLIPImageProcessor, CLIPVisionModelWithProjection
 
 from vidloc.core.rows import FieldSpec, Rows
-from vidloc.extract import clip_model, model_folder
+from vidloc.extract import clip_model
 from vidloc.extract.base import (
     Encoder,
     EncoderOptions,
@@ -29,6 +29,7 @@ from vidloc.extract.base import (
     arithmetic,
     placed,
 )
+from vidloc.extract.processors import load_processor, picture_settings, prepared_frames
 
 
 class ClipImageOptions(EncoderOptions):
@@ -52,10 +53,7 @@ class ClipImage(Encoder):
             self.processor = CLIPImageProcessor()
         else:
             network = clip_model.load_tower(CLIPVisionModelWithProjection, self.model.folder)
-            with model_folder.loading(self.model.folder.path):
-                self.processor = AutoImageProcessor.from_pretrained(
-                    str(self.model.folder.path), local_files_only=True, trust_remote_code=False
-                )
+            self.processor = load_processor(AutoImageProcessor, self.model.folder)
         self.network: Any = placed(network, device, torch.contiguous_format)
 
     @classmethod
@@ -76,7 +74,7 @@ class ClipImage(Encoder):
             source=clip_model.SOURCE,
             preprocessing={
                 **self.model.described(),
-                **clip_model.picture_settings(self.processor),
+                **picture_settings(self.processor),
                 "activation": self.network.config.hidden_act,
                 "tap": "class token through the visual projection",
                 "normalised": False,
@@ -90,10 +88,9 @@ class ClipImage(Encoder):
 
     def encode(self, samples: Sequence[Sample]) -> Rows:
         """Vectors of frames, float32."""
-        frames = [np.asarray(sample.data) for sample in samples]
+        pictures = prepared_frames(self.processor, [np.asarray(sample.data) for sample in samples])
         with arithmetic(self.device, self.options.precision):
-            pictures = self.processor(images=frames, input_data_format="channels_last", return_tensors="pt")
-            vectors = self.network(pixel_values=pictures["pixel_values"].to(self.device)).image_embeds.float()
+            vectors = self.network(pixel_values=pictures.to(self.device)).image_embeds.float()
         return Rows.dense(features=np.ascontiguousarray(vectors.cpu().numpy()))
 
 

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import JsonValue
 from transformers import CLIPConfig
-from transformers.image_utils import PILImageResampling
 
 from vidloc.core.records import Source
 from vidloc.errors import WeightsError
@@ -64,24 +62,3 @@ def untrained_tower(kind: Any, seed: int) -> Any:
     """One tower of an untrained ViT-B/32."""
     with weights.seeded(seed):
         return kind(getattr(CLIPConfig(), kind.config_class.base_config_key))
-
-
-def picture_settings(processor: Any) -> dict[str, JsonValue]:
-    """How a processor of transformers prepares pictures, as far as it says so."""
-    facts: dict[str, JsonValue] = {"processor": type(processor).__name__}
-    if getattr(processor, "do_resize", False):
-        filter_name = PILImageResampling(processor.resample).name.lower()
-        facts["resize"] = f"{_sides(processor.size)}, {filter_name}, antialiased"
-    if getattr(processor, "do_center_crop", False):
-        facts["crop"] = f"centre {_sides(processor.crop_size)}"
-    if getattr(processor, "do_rescale", False):
-        facts["scale"] = f"times {processor.rescale_factor:.9g}"
-    if getattr(processor, "do_normalize", False):
-        mean, std = (", ".join(f"{v:.9g}" for v in values) for values in (processor.image_mean, processor.image_std))
-        facts["normalisation"] = f"minus {mean}, over {std}"
-    return facts
-
-
-def _sides(size: Any) -> str:
-    named = {name: size[name] for name in ("shortest_edge", "longest_edge", "height", "width") if size.get(name)}
-    return " ".join(f"{name.replace('_', ' ')} {value}" for name, value in named.items())

@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from pydantic import Field
+from pydantic import Field, JsonValue
 from sentence_transformers import SentenceTransformer
 from transformers import AutoModel
 
@@ -95,7 +95,7 @@ class Text(Encoder):
     def stream(self) -> StreamTemplate:
         """One vector per sentence."""
         packaged = not self.options.model
-        layers = [type(module).__name__ for module in self.network]
+        layers: list[JsonValue] = [type(module).__name__ for module in self.network]
         return StreamTemplate(
             kind="text",
             fields={

@@ -122,7 +122,8 @@ def _rows(answer: Encoded) -> Rows:
 
 def _built(plan: EncoderPlan, spec: StreamSpec, *, device: str, name: str) -> StreamEncoder:
     """The planned encoder, with the weights that made a stream; `name` is the one to say in messages."""
-    where = f"Say where its weights are: --encoder {name}:weights=FILE"
+    family, colon, _ = name.partition(":")
+    where = f"Say where its weights are: --encoder {f'{family}:FOLDER' if colon else f'{name}:weights=FILE'}"
     try:
         (made,) = build_encoders([plan], stride_s=_stride(spec), device=choose_device(device))
     except WeightsError as error:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
 from vidloc.core.grammar import parse_encoder
-from vidloc.core.registry import entries, load
+from vidloc.core.registry import entries, entry_of, load
 from vidloc.errors import UnknownNameError, VidlocError, did_you_mean
 from vidloc.testing.checking import Outcome, run_checks
 
@@ -123,7 +123,7 @@ def _group(name: str) -> Literal["heads", "encoders"]:
     if name.endswith(".py"):
         return _group_of_file(Path(name))
     groups: tuple[Literal["heads", "encoders"], ...] = ("heads", "encoders")
-    found = [group for group in groups if name in entries(group)]
+    found = [group for group in groups if entry_of(group, name) is not None]
     if len(found) == 1:
         return found[0]
     if found:

@@ -157,7 +157,7 @@ def _spec(plan: EncoderPlan, found: Loaded, encoder: Encoder, grid: TimeGrid | N
         fields=template.fields,
         timeline="spans" if grid is None else "grid",
         sampling=_sampling(encoder.input, grid),
-        encoder=found.name,
+        encoder=found.recorded,
         encoder_version=_version_of(found, encoder),
         options=options,
         weights=encoder.weights_name,
