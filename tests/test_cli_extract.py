@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from made_videos import write_folder
+from tiny_models import write_bert
 
 from vidloc.cli import vidloc
 from vidloc.core.registry import load
@@ -243,6 +244,24 @@ def test_epic_layout_narrations_and_missing_videos(shared, tmp_path):
     assert rows.strings("text") == [narration.text for narration in said]
     assert rows.strings("key") == [narration.id for narration in said]
     assert np.allclose(spans, [tuple(narration.span) for narration in said])
+
+
+def test_narrations_token_by_token_need_no_video(shared, tmp_path):
+    write_bert(tmp_path / "bert")
+    (tmp_path / "glove.txt").write_text("open 1 2 3\ndoor 4 5 6\n")
+    store_path = tmp_path / "s.zarr"
+    result = invoke(
+        "--dataset", "epic", "--annotations", shared / "data" / "epic55", "--items", "P01_01", "--store", store_path,
+        "--encoder", f"bert:weights={tmp_path / 'bert'}", "--encoder", f"glove:weights={tmp_path / 'glove.txt'}",
+    )  # fmt: skip
+    assert result.exit_code == 0
+    with open_store(store_path) as store:
+        states, words = (store.read(stream, "P01_01") for stream in ("bert", "glove"))
+    assert states.strings("text")[:2] == words.strings("text")[:2] == ["open door", "turn on light"]
+    assert [entry.shape for entry in states.entries("features")[:2]] == [(4, 32), (5, 32)]
+    assert words.entries("features")[0].tolist() == [[1, 2, 3], [4, 5, 6]]
+    assert words.entries("features")[1].shape == (0, 3)
+    assert words.fields["unknown"][:2].tolist() == [0, 3]
 
 
 def test_a_run_outside_a_terminal_says_now_and_then_how_far_it_is(folder, tmp_path, monkeypatch):

@@ -280,6 +280,22 @@ def test_text_searches_pictures_through_the_paired_tower(tmp_path):
         run("search", *text[:3], "--encoder", encoder)
 
 
+def test_a_model_of_transformers_is_asked_by_its_folder(tmp_path, monkeypatch):
+    write_clip(tmp_path / "clip")
+    red = video(tmp_path / "red.mp4", (250, 10, 10), seconds=1)
+    (tmp_path / "list.csv").write_text(f"path\n{red}\n")
+    encoder, store = f"hf:{tmp_path / 'clip'}", tmp_path / "f.zarr"
+    run("extract", "--videos", tmp_path / "list.csv", "--encoder", f"pictures={encoder}", "--store", store)
+    with open_store(store) as opened:
+        assert opened.streams()["pictures"].encoder == "hf:clip"
+    (best,) = answers(store, "--like-file", red, "--encoder", encoder)["answers"]
+    assert (best["item_id"], best["score"]) == ("red.mp4", pytest.approx(1, abs=1e-3))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(WeightsError, match="'clip' is neither a folder nor") as caught:
+        run("search", store, "--like-file", red)
+    assert any("Say where its weights are: --encoder hf:FOLDER" in note for note in caught.value.__notes__)
+
+
 def test_text_needs_a_text_stream(store, tmp_path):
     with pytest.raises(StreamNotFoundError, match=r"'colours' .* made of clip, not of sentences; .* has: words\."):
         run("search", store, "--text", "x", "--stream", "colours")

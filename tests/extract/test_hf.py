@@ -272,6 +272,27 @@ class TestWhatIsRefused:
         with pytest.raises(WeightsError, match=r"lacks (vit\.)?layernorm\.weight"):
             build_encoder(f"hf:{folder}")
 
+    def test_nobody_is_asked_on_the_network(self, made, tmp_path, monkeypatch, build_encoder):
+        asked = []
+
+        def refuse(*arguments, **_):
+            asked.append(arguments)
+            raise OSError("no network in this test")
+
+        write_bert(tmp_path / "bert")
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+        monkeypatch.setattr("socket.getaddrinfo", refuse)
+        monkeypatch.setattr("socket.socket.connect", refuse)
+        for name in MODELS:
+            build_encoder(f"hf:{made(name)[1]}")
+        build_encoder("bert", weights=tmp_path / "bert")
+        build_encoder("clip_text", weights=made("clip")[1])
+        build_encoder("text", model=tmp_path / "bert")
+        with pytest.raises(WeightsError, match="hf download org/model"):
+            build_encoder("hf:org/model")
+        assert asked == []
+
     def test_code_that_comes_with_a_model_is_not_run(self, made, tmp_path, build_encoder):
         folder = shutil.copytree(made("vit")[1], tmp_path / "remote")
         (folder / "config.json").write_text('{"model_type": "strange", "auto_map": {"AutoConfig": "evil.Config"}}')

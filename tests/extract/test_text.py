@@ -72,6 +72,8 @@ def test_sentence_key_and_length_stand_beside_the_vector(encoder):
     assert rows.strings("text") == list(sentences)
     assert rows.strings("key") == ["P01_01_0", "P01_01_1", "P01_01_2"]
     assert rows.fields["tokens"].tolist() == [6, 2, 302]
+    assert [len(ids) for ids in rows.entries("token_ids")] == [6, 2, 256]
+    assert [ids[[0, -1]].tolist() for ids in rows.entries("token_ids")] == [[101, 102]] * 3
     template = encoder.stream()
     assert template.kind == "text"
     assert {name: field.axis for name, field in template.fields.items()} == {

@@ -2,7 +2,7 @@
 
 A row has one vector per known word (glove.6B.300d: 300 numbers), in order, and beside each the word's place in the
 file. Words that the file lacks are left out, and `unknown` says how many; `unknown=zero` keeps their places, as MCN
-wants. The file is indexed, not loaded: 16 bytes of memory per word.
+wants. The file is indexed, not loaded: 20 bytes of memory per word.
 """
 
 from __future__ import annotations

