@@ -80,6 +80,16 @@ def test_a_checkpoint_of_the_whole_pretraining_model_loads(tmp_path, build_encod
     assert np.abs(found - states(whole.bert, tmp_path, "open the door")).max() <= 1e-5
 
 
+@pytest.mark.parametrize("name", ["bert", "text"])
+def test_a_checkpoint_in_half_precision_is_calculated_in_float32(name, tmp_path, build_encoder):
+    whole = write_bert(tmp_path)
+    whole.half().save_pretrained(tmp_path)
+    given = {"bert": {"weights": tmp_path, "states": "cls"}, "text": {"model": tmp_path}}[name]
+    found = build_encoder(name, **given).encode(said("open the door")).fields["features"][0]
+    expected = states(whole.float(), tmp_path, "open the door")
+    assert np.abs(found - (expected[0] if name == "bert" else expected.mean(0))).max() <= 1e-5
+
+
 @pytest.mark.parametrize("kind", ["tokens", "cls", "both"])
 def test_the_contract_holds(kind, model, folder):
     report = check_encoder("bert", {"weights": str(folder), "states": kind})

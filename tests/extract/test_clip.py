@@ -131,6 +131,13 @@ def test_untrained_weights_follow_from_the_seed(name, monkeypatch, build_encoder
     assert not np.allclose(rows[0], rows[2])
 
 
+def test_the_licence_is_that_of_the_weights(model, folder, tmp_path, build_encoder, pictures):
+    assert pictures.stream().source.licence == "not stated in the model's folder"
+    shutil.copytree(folder, tmp_path / "own")
+    (tmp_path / "own" / "README.md").write_text("---\nlicense: mit\n---\nA model.\n")
+    assert build_encoder("clip_text", weights=tmp_path / "own").stream().source.licence.startswith("mit (stated in")
+
+
 def test_both_towers_state_the_same_weights(pictures, sentences, folder):
     assert pictures.weights_sha256 == sentences.weights_sha256
     assert pictures.weights_name == f"{folder.name}/model.safetensors"

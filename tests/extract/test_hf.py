@@ -38,6 +38,26 @@ def timesformer(folder):
     return save(built(transformers.TimesformerModel, config), folder)
 
 
+def vivit(folder):
+    transformers.VivitImageProcessor(size={"shortest_edge": 40}, crop_size={"height": 32, "width": 32}).save_pretrained(
+        folder
+    )
+    config = transformers.VivitConfig(num_frames=4, tubelet_size=[2, 8, 8], **LAYERS, image_size=32)
+    return save(built(transformers.VivitModel, config), folder)
+
+
+def resnet(folder):
+    transformers.BitImageProcessor(**SIDES).save_pretrained(folder)
+    config = transformers.ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic")
+    return save(built(transformers.ResNetModel, config), folder)
+
+
+def siglip(folder):
+    transformers.SiglipImageProcessor(size={"height": 32, "width": 32}).save_pretrained(folder)
+    config = transformers.SiglipConfig(text_config=LAYERS | {"vocab_size": 30}, vision_config=PICTURES)
+    return save(built(transformers.SiglipModel, config), folder)
+
+
 def vit(folder):
     transformers.ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(folder)
     return save(built(transformers.ViTForImageClassification, transformers.ViTConfig(**PICTURES, **LABELS)), folder)
@@ -103,6 +123,9 @@ def clap_row(model, inputs):
 MODELS = {
     "videomae": (videomae, clips, lambda m, x: m.videomae(**x).last_hidden_state.mean(1), "mean of last_hidden_state"),
     "timesformer": (timesformer, clips, lambda m, x: m(**x).last_hidden_state.mean(1), "mean of last_hidden_state"),
+    "vivit": (vivit, clips, lambda m, x: m(**x).pooler_output, "pooler_output"),
+    "resnet": (resnet, pictures, lambda m, x: m(**x).pooler_output.flatten(1), "pooler_output"),
+    "siglip": (siglip, pictures, lambda m, x: m.get_image_features(**x).pooler_output, "pooler_output"),
     "vit": (vit, pictures, lambda m, x: m.vit(**x).last_hidden_state.mean(1), "mean of last_hidden_state"),
     "dinov2": (dinov2, pictures, lambda m, x: m(**x).pooler_output, "pooler_output"),
     "clip": (write_clip, pictures, lambda m, x: m.get_image_features(**x).pooler_output, "image_embeds"),

@@ -102,7 +102,7 @@ def test_a_plain_folder_is_averaged_over_its_tokens(plain_folder, build_encoder)
     assert np.abs(vector - expected).max() <= 1e-5
     assert encoder.stream().fields["features"].row_shape == (32,)
     assert encoder.weights_name == f"{plain_folder.name}/model.safetensors"
-    assert encoder.stream().source.licence == ""
+    assert encoder.stream().source.licence == "not stated in the model's folder"
 
 
 def test_max_tokens_cuts_sentences(plain_folder, build_encoder):

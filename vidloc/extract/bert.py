@@ -24,6 +24,12 @@ from vidloc.extract.base import Encoder, EncoderOptions, Sample, StreamTemplate,
 from vidloc.extract.sentences import SENTENCE_FIELDS, TOKEN_IDS, hashed_tokeniser, sentence_rows, tokeniser_of
 
 PUBLISHED = "google-bert/bert-base-uncased"
+_SOURCE = Source(
+    paper="Devlin, Chang, Lee, Toutanova. BERT: Pre-training of Deep Bidirectional Transformers for Language "
+    "Understanding. NAACL 2019.",
+    code="https://github.com/google-research/bert",
+    licence="Apache-2.0 (code)",
+)
 # Its ids of the first and last token, for untrained weights; words are numbered below them.
 _MARKS = (101, 102)
 
@@ -96,12 +102,7 @@ class Bert(Encoder):
         return StreamTemplate(
             kind="text",
             fields={**fields, **SENTENCE_FIELDS},
-            source=Source(
-                paper="Devlin, Chang, Lee, Toutanova. BERT: Pre-training of Deep Bidirectional Transformers for "
-                "Language Understanding. NAACL 2019.",
-                code="https://github.com/google-research/bert",
-                licence="Apache-2.0 (BERT's code and weights); other weights: see their model card",
-            ),
+            source=self.model.source(_SOURCE),
             preprocessing={
                 **self.model.described(),
                 "network": type(self.network).__name__,

@@ -71,7 +71,7 @@ class ClipImage(Encoder):
         return StreamTemplate(
             kind="clip",
             fields={"features": FieldSpec(row_shape=(self.network.config.projection_dim,), dtype=self.options.dtype)},
-            source=clip_model.SOURCE,
+            source=self.model.source(clip_model.SOURCE),
             preprocessing={
                 **self.model.described(),
                 **picture_settings(self.processor),

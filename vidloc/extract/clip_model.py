@@ -21,7 +21,7 @@ WEIGHTS_HELP = (
 SOURCE = Source(
     paper="Radford et al. Learning Transferable Visual Models From Natural Language Supervision. ICML 2021.",
     code="https://github.com/openai/CLIP",
-    licence="MIT (OpenAI's code and weights); other weights: see their model card",
+    licence="MIT (code)",
 )
 # What the file holds of the other tower, and the temperature of the loss.
 _OTHER_PARTS = ("text_", "vision_", "visual_", "logit_scale")

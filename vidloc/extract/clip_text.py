@@ -69,7 +69,7 @@ class ClipText(Encoder):
                 **SENTENCE_FIELDS,
                 "token_ids": TOKEN_IDS,
             },
-            source=clip_model.SOURCE,
+            source=self.model.source(clip_model.SOURCE),
             preprocessing={
                 **self.model.described(),
                 "max_tokens": self._max_tokens,

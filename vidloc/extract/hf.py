@@ -14,12 +14,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from fractions import Fraction
-from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from huggingface_hub import metadata_load
 from numpy.typing import NDArray
 from pydantic import Field, JsonValue
 from transformers import AutoFeatureExtractor, AutoImageProcessor, AutoVideoProcessor
@@ -152,7 +150,7 @@ class HuggingFace(Encoder):
             source=Source(
                 paper=f"{', '.join(self._config.architectures or [self._config.model_type])}: see the model's card",
                 code="https://github.com/huggingface/transformers",
-                licence=_licence(self._folder.path),
+                licence=self._folder.licence,
             ),
             preprocessing=self._described(),
             vocabulary=class_names(self._config) if self.options.scores else (),
@@ -241,13 +239,6 @@ def _nothing(wanted: EncoderInput) -> NDArray[Any]:
             return np.zeros(wanted.num_samples, dtype=np.float32)
         case _:
             return np.zeros((_MADE_UP_PX, _MADE_UP_PX, 3), dtype=np.uint8)
-
-
-def _licence(folder: Path) -> str:
-    card = folder / "README.md"
-    stated = metadata_load(card) if card.is_file() else None
-    licence = (stated or {}).get("license")
-    return f"{licence} (stated in the model's card)" if licence else "not stated in the model's folder"
 
 
 ENCODER = HuggingFace

@@ -30,6 +30,7 @@ from vidloc.extract.gated_s3d import (
     word_numbers,
     words_of,
 )
+from vidloc.extract.sentences import SENTENCE_FIELDS, sentence_rows
 
 _PUBLISHED, _PUBLISHED_WORDS = "s3d_milnce", "s3d_milnce_words"
 _TEXT_SIDE = "text_module."
@@ -94,9 +95,7 @@ class MilNceText(Encoder):
             kind="text",
             fields={
                 "features": FieldSpec(row_shape=(NUM_JOINT,), dtype=self.options.dtype),
-                "text": FieldSpec(row_shape=("text_bytes",), dtype="uint8"),
-                "key": FieldSpec(row_shape=("key_bytes",), dtype="uint8"),
-                "tokens": FieldSpec(row_shape=(), dtype="int32"),
+                **SENTENCE_FIELDS,
                 "token_ids": FieldSpec(row_shape=(MAX_WORDS,), dtype="int32"),
             },
             source=Source(
@@ -130,10 +129,9 @@ class MilNceText(Encoder):
         return Rows.joined(
             Rows.dense(
                 features=np.ascontiguousarray(vectors.cpu().numpy()),
-                tokens=np.array([len(known) for known in numbers], dtype=np.int32),
                 token_ids=padded,
             ),
-            Rows.texts("bytes", text=sentences, key=[sample.key or "" for sample in samples]),
+            sentence_rows(samples, np.array([len(known) for known in numbers], dtype=np.int32)),
         )
 
     def _numbers(self, sentence: str) -> list[int]:

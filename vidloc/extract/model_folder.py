@@ -15,13 +15,15 @@ from pathlib import Path
 from typing import Any
 
 import huggingface_hub
+import torch
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from pydantic import JsonValue
 from safetensors import SafetensorError
 from transformers import AutoConfig
 from transformers.utils import logging as transformers_logging
 
-from vidloc.errors import WeightsError
+from vidloc.core.records import Source
+from vidloc.errors import VidlocError, WeightsError
 from vidloc.extract import weights
 
 # In the order in which transformers looks for them: one file or its shards, safetensors before PyTorch.
@@ -80,6 +82,14 @@ class ModelFolder:
         """Hash of what else decides a row: configuration, tokenizer, preprocessing."""
         return joint_sha256(sorted({path for pattern in _DEFINING_FILES for path in self.path.glob(pattern)}))
 
+    @property
+    def licence(self) -> str:
+        """What the model's card (README.md) states."""
+        card = self.path / "README.md"
+        stated = huggingface_hub.metadata_load(card) if card.is_file() else None
+        licence = (stated or {}).get("license")
+        return f"{licence} (stated in the model's card)" if licence else "not stated in the model's folder"
+
 
 @dataclass(frozen=True)
 class ModelWeights:
@@ -101,6 +111,10 @@ class ModelWeights:
         """The facts of it for a stream's provenance, beside the hash of the weights."""
         settings = "none: the weights are untrained" if self.folder is None else self.folder.settings_sha256
         return {"settings_sha256": settings}
+
+    def source(self, architecture: Source) -> Source:
+        """Whose work rows are: of an architecture, under the licence of these weights."""
+        return architecture if self.folder is None else architecture.model_copy(update={"licence": self.folder.licence})
 
 
 def resolve(option: str, *, published: str, encoder: str) -> ModelWeights:
@@ -207,10 +221,16 @@ def load(kind: Any, folder: Path, *, may_lack: tuple[str, ...] = ()) -> tuple[An
     Raises:
         WeightsError: the folder does not load, or lacks tensors; they are named.
     """
-    # Seeded since layers are filled with random numbers before the file's take their place.
+    # Seeded since layers are filled with random numbers before the file's take their place. Left to itself,
+    # transformers would calculate in the numbers of the file, and in half precision where it was saved so.
     with loading(folder), weights.seeded(0):
         network, report = kind.from_pretrained(
-            str(folder), local_files_only=True, trust_remote_code=False, weights_only=True, output_loading_info=True
+            str(folder),
+            dtype=torch.float32,
+            local_files_only=True,
+            trust_remote_code=False,
+            weights_only=True,
+            output_loading_info=True,
         )
     missing = sorted(report["missing_keys"])
     needed = [name for name in missing if not name.startswith(may_lack)] if may_lack else missing
@@ -235,7 +255,7 @@ def loading(folder: Path) -> Iterator[None]:
     transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     try:
         yield
-    except WeightsError:
+    except VidlocError:
         raise
     except _LOADING_ERRORS as error:
         reason = str(error).strip().split("\n", 1)[0] or type(error).__name__

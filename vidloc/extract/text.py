@@ -109,7 +109,7 @@ class Text(Encoder):
                 if packaged
                 else "",
                 code="https://huggingface.co/sentence-transformers/all-MiniLM-L6-v2" if packaged else "",
-                licence="Apache-2.0" if packaged else "",
+                licence="Apache-2.0" if packaged else self._folder.licence,
             ),
             preprocessing={
                 "model": self._folder.name,
@@ -160,7 +160,13 @@ def _loaded(folder: Path, device: torch.device) -> SentenceTransformer:
     # The library would fill gaps of the file with random numbers. The pooler is never used here.
     load(AutoModel, weights_of(folder, subfolders=True)[0].parent, may_lack=("pooler.",))
     with loading(folder):
-        return SentenceTransformer(str(folder), device=str(device), local_files_only=True, trust_remote_code=False)
+        return SentenceTransformer(
+            str(folder),
+            device=str(device),
+            local_files_only=True,
+            trust_remote_code=False,
+            model_kwargs={"dtype": torch.float32},
+        )
 
 
 def _untrain(network: SentenceTransformer, seed: int) -> None:
