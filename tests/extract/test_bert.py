@@ -13,6 +13,7 @@ from transformers import AutoTokenizer, BertConfig, BertModel, ViTConfig, ViTMod
 from vidloc.errors import WeightsError
 from vidloc.extract.base import Sample
 from vidloc.extract.bert import Bert, BertOptions
+from vidloc.pipelines.checkpoint_fit import fit
 from vidloc.testing.checks import check, check_encoder
 
 SENTENCES = ("open the door", "door", "the door the door open the open door")
@@ -116,8 +117,10 @@ def test_what_is_no_text_model_is_refused(tmp_path, build_encoder):
     del model.encoder.layer[0].output.dense
     (tmp_path / "short" / "model.safetensors").unlink()
     model.save_pretrained(tmp_path / "short")
-    with pytest.raises(WeightsError, match=r"lacks encoder\.layer\.0\.output\.dense"):
+    with pytest.raises(WeightsError, match=r"missing: encoder\.layer\.0\.output\.dense"):
         build_encoder("bert", weights=tmp_path / "short")
+    found = fit(tmp_path / "short", "bert")
+    assert found.missing == ("encoder.layer.0.output.dense.bias", "encoder.layer.0.output.dense.weight")
 
 
 def test_the_published_model_is_named_where_it_is_missing(monkeypatch, tmp_path):

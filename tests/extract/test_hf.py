@@ -292,7 +292,7 @@ class TestWhatIsRefused:
         model = made("vit")[0]
         state = {name: tensor for name, tensor in model.state_dict().items() if "layernorm.weight" not in name}
         model.save_pretrained(folder, state_dict=state)
-        with pytest.raises(WeightsError, match=r"lacks (vit\.)?layernorm\.weight"):
+        with pytest.raises(WeightsError, match=r"missing: (vit\.)?layernorm\.weight"):
             build_encoder(f"hf:{folder}")
 
     def test_nobody_is_asked_on_the_network(self, made, tmp_path, monkeypatch, build_encoder):

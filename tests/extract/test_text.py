@@ -169,7 +169,7 @@ def test_a_folder_without_weights_or_with_damaged_ones(plain_folder, tmp_path, b
     state = load_file(plain_folder / "model.safetensors")
     del state["embeddings.position_embeddings.weight"]
     save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(WeightsError, match=r"lacks embeddings\.position_embeddings\.weight"):
+    with pytest.raises(WeightsError, match=r"missing: embeddings\.position_embeddings\.weight"):
         build_encoder("text", model=folder)
     (folder / "model.safetensors").unlink()
     with pytest.raises(WeightsError, match="broken holds no weights"):

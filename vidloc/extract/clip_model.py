@@ -44,7 +44,8 @@ def load_tower(kind: Any, folder: ModelFolder) -> Any:
         kind: class of the tower in transformers.
 
     Raises:
-        WeightsError: another model, or a file that lacks tensors or holds strange ones.
+        MisfitError: the file lacks tensors or holds strange ones; they are named.
+        WeightsError: it is of another model, or does not load.
     """
     found = model_folder.read_config(folder.path).model_type
     if found != "clip":
@@ -54,7 +55,7 @@ def load_tower(kind: Any, folder: ModelFolder) -> Any:
     network, report = model_folder.load(kind, folder.path)
     strange = [name for name in report["left_aside"] if not name.startswith(_OTHER_PARTS)]
     if strange:
-        raise WeightsError(f"{folder.path} holds tensors that are not CLIP's: {model_folder.some(strange)}.")
+        raise weights.misfit(network, where=str(folder.path), unknown=strange)
     return network
 
 

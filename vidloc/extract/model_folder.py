@@ -51,7 +51,6 @@ _DEFINING_FILES = (
     "merges.txt",
     "*.model",
 )
-_NAMES_SHOWN = 6
 _LOADING_ERRORS = (OSError, ValueError, KeyError, TypeError, RuntimeError, AttributeError, SafetensorError)
 
 
@@ -219,7 +218,8 @@ def load(kind: Any, folder: Path, *, may_lack: tuple[str, ...] = ()) -> tuple[An
         The network, and names by `missing` (only such that may be) and `left_aside` (in the file, not in the network).
 
     Raises:
-        WeightsError: the folder does not load, or lacks tensors; they are named.
+        MisfitError: the folder lacks tensors; they are named.
+        WeightsError: it does not load.
     """
     # Seeded since layers are filled with random numbers before the file's take their place. Left to itself,
     # transformers would calculate in the numbers of the file, and in half precision where it was saved so.
@@ -235,16 +235,8 @@ def load(kind: Any, folder: Path, *, may_lack: tuple[str, ...] = ()) -> tuple[An
     missing = sorted(report["missing_keys"])
     needed = [name for name in missing if not name.startswith(may_lack)] if may_lack else missing
     if needed:
-        raise WeightsError(
-            f"{folder} lacks {some(needed)}: the file is cut short, of another model, or without this part."
-        )
+        raise weights.misfit(network, where=str(folder), missing=needed)
     return network, {"missing": missing, "left_aside": sorted(report["unexpected_keys"])}
-
-
-def some(names: Sequence[str]) -> str:
-    """The first few names and how many more there are."""
-    more = f" and {len(names) - _NAMES_SHOWN} more" if len(names) > _NAMES_SHOWN else ""
-    return ", ".join(names[:_NAMES_SHOWN]) + more
 
 
 @contextlib.contextmanager

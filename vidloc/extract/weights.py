@@ -249,16 +249,28 @@ def load_into(network: nn.Module, state: Mapping[str, torch.Tensor], *, where: s
     """
     missing, unknown, mismatched = _loaded_loosely(network, state)
     if missing or unknown or mismatched:
-        told = [f"missing: {_some(missing)}."] if missing else []
-        told += [f"not known to the network: {_some(unknown)}."] if unknown else []
-        told += [f"{_some(mismatched)}."] if mismatched else []
-        raise MisfitError(
-            f"{where} does not fit {type(network).__name__}: {' '.join(told)} Is it another network's checkpoint? All "
-            "names, and which relative it fits: vidloc weights check FILE --encoder NAME",
-            missing=missing,
-            unknown=unknown,
-            mismatched=mismatched,
-        )
+        raise misfit(network, where=where, missing=missing, unknown=unknown, mismatched=mismatched)
+
+
+def misfit(
+    network: nn.Module,
+    *,
+    where: str,
+    missing: Sequence[str] = (),
+    unknown: Sequence[str] = (),
+    mismatched: Sequence[str] = (),
+) -> MisfitError:
+    """The error that says which names of a checkpoint are not those of a network."""
+    told = [f"missing: {_some(missing)}."] if missing else []
+    told += [f"not known to the network: {_some(unknown)}."] if unknown else []
+    told += [f"{_some(mismatched)}."] if mismatched else []
+    return MisfitError(
+        f"{where} does not fit {type(network).__name__}: {' '.join(told)} Is it another network's checkpoint? All "
+        "names, and which relative it fits: vidloc weights check FILE --encoder NAME",
+        missing=missing,
+        unknown=unknown,
+        mismatched=mismatched,
+    )
 
 
 def _loaded_loosely(
