@@ -15,6 +15,7 @@ import av
 import numpy as np
 import pytest
 import torch
+from made_videos import write_video
 from torchvision.transforms.v2 import functional as vision
 
 from vidloc.core.timeline import TimeGrid, center_grid, frames_at_cells
@@ -103,16 +104,19 @@ def test_rows_equal_those_chosen_from_all_frames(name: str, shared: Path) -> Non
         "smooth": (ClipInput(2, Fraction(1, 3), SIZES[3]), center_grid(Fraction(1, 3), HALF)),
         "frame": (FrameInput(SIZES[0]), center_grid(1, HALF)),
         "start": (ClipInput(3, Fraction(32, 30), SIZES[4]), TimeGrid(Fraction(32, 30), Fraction(16, 30))),
+        "motion": (ClipInput(4, Fraction(4, 25), SIZES[1], frames_after=2), center_grid(Fraction(4, 25), HALF)),
     }
     rows, seen = rows_of(path, **wants)
     assert seen.report.duration_s == whole.duration_s
     assert seen.report.num_frames == len(whole.times)
     for stream, (want, grid) in wants.items():
-        cells = want.num_frames if isinstance(want, ClipInput) else 1
+        cells, after = (want.num_frames, want.frames_after) if isinstance(want, ClipInput) else (1, 0)
         centers = [grid.center(k) for k in range(1000) if grid.center(k) < whole.duration_s]
         assert len(rows[stream]) == max(len(centers), 1)
         for row, sample in enumerate(rows[stream]):
-            chosen = frames_at_cells(grid.span(row), cells, whole.times)
+            start, end = grid.span(row)
+            longer = (start, end + after * grid.window_s / cells)
+            chosen = frames_at_cells(longer, cells + after, whole.times)
             expected = [plainly_sized(whole.pictures[i], want.size) for i in chosen]
             data = sample.data if isinstance(want, ClipInput) else sample.data[None]
             np.testing.assert_array_equal(data, np.stack(expected))
@@ -156,6 +160,38 @@ def test_frames_nobody_needs_are_not_converted_and_needed_ones_once_per_size(
     assert len(converted) == len(set(converted)) == len(used)
     assert resized.count(FrameSize(32)) == len({pts for s in rows["one"] for pts in s.pts_s})
     assert resized.count(FrameSize(40)) == len({pts for s in rows["frame"] for pts in s.pts_s})
+
+
+def test_the_frame_after_a_window_at_the_end_of_a_video_is_the_last_one(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "a.mp4", seconds=1.0, fps=10, sound=False)
+    want = ClipInput(2, Fraction(1, 5), FrameSize(), frames_after=1)
+    rows, _ = rows_of(path, motion=(want, TimeGrid(Fraction(1, 5), Fraction(1, 5))))
+    # Two frames inside each window, and the one at the midpoint of the next cell; after 0.9 s there is none.
+    assert [sample.pts_s.tolist() for sample in rows["motion"][:2]] == [[0.0, 0.1, 0.2], [0.2, 0.3, 0.4]]
+    last = rows["motion"][-1]
+    assert last.pts_s.tolist() == [0.8, 0.9, 0.9]
+    assert last.span == (Fraction(4, 5), 1)  # the window itself is not longer
+    np.testing.assert_array_equal(last.data[1], last.data[2])
+    assert not np.array_equal(last.data[0], last.data[1])
+
+
+def test_crops_of_one_size_are_cut_from_one_resized_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_video(tmp_path / "a.mp4", seconds=0.5, fps=10, sound=False)
+    resized = []
+
+    def counting(picture: np.ndarray, size: FrameSize) -> np.ndarray:
+        resized.append(size)
+        return sized(picture, size)
+
+    monkeypatch.setattr("vidloc.extract.pictures.sized", counting)
+    grid = center_grid(HALF, HALF)
+    rows, _ = rows_of(
+        path, rgb=(ClipInput(5, HALF, FrameSize(16, 12)), grid), flow=(ClipInput(5, HALF, FrameSize(16)), grid)
+    )
+    assert resized == [FrameSize(16)] * 5
+    whole, cut = rows["flow"][0].data, rows["rgb"][0].data
+    assert (whole.shape, cut.shape) == ((5, 16, 24, 3), (5, 12, 12, 3))
+    np.testing.assert_array_equal(cut, whole[:, 2:14, 6:18])
 
 
 def test_memory_holds_only_what_open_windows_need(shared: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -48,11 +48,20 @@ class FrameSize:
 
 @dataclass(frozen=True)
 class ClipInput:
-    """A window of `num_frames` frames: `Sample.data` is uint8 `(num_frames, height, width, 3)`, RGB."""
+    """A window of `num_frames` frames: `Sample.data` is uint8 `(num_frames + frames_after, height, width, 3)`, RGB.
+
+    Attributes:
+        num_frames: frames inside the window, one for each of its equal cells.
+        window_s: length of the window, seconds.
+        size: resizing and cropping.
+        frames_after: further frames beyond the window's end, at the midpoints of the cells that would follow: the
+            motion of the last frame inside is that to the first one after it.
+    """
 
     num_frames: int
     window_s: Fraction
     size: FrameSize
+    frames_after: int = 0
 
 
 @dataclass(frozen=True)

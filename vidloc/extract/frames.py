@@ -295,9 +295,10 @@ class _Windows:
         self._want = want
         self._grid = grid
         self._base = time_base
-        self._num_cells = want.num_frames if isinstance(want, ClipInput) else 1
+        in_window, after = (want.num_frames, want.frames_after) if isinstance(want, ClipInput) else (1, 0)
+        self._num_cells = in_window + after
         # Cell c of row r has its midpoint at (first + r * row_step + c * cell_step) / unit ticks, all four integers.
-        cell = grid.window_s / self._num_cells
+        cell = grid.window_s / in_window
         parts = [x / time_base for x in (grid.start_s + cell / 2, grid.stride_s, cell)]
         self._unit = math.lcm(*(p.denominator for p in parts))
         self._first, self._row_step, self._cell_step = (int(p * self._unit) for p in parts)

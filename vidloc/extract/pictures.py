@@ -16,6 +16,7 @@ Pixel rules, the same for every encoder:
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import av
@@ -68,7 +69,7 @@ class PictureMaker:
 
 
 class Shown:
-    """One frame on its way to the encoders: converted when first needed, resized once per size.
+    """One frame on its way to the encoders: converted when first needed, resized once per size, whatever is cropped.
 
     Attributes:
         tick: presentation time in units of the track's time base, counted from the first frame.
@@ -86,9 +87,12 @@ class Shown:
     def at(self, size: FrameSize) -> Picture:
         """The picture at one size."""
         if size not in self._sized:
-            if self._rgb is None:
-                self._rgb = self._maker.rgb(self._frame)
-            self._sized[size] = sized(self._rgb, size)
+            if size.crop_px is not None:
+                self._sized[size] = cropped(self.at(replace(size, crop_px=None)), size.crop_px)
+            else:
+                if self._rgb is None:
+                    self._rgb = self._maker.rgb(self._frame)
+                self._sized[size] = sized(self._rgb, size)
         return self._sized[size]
 
 
@@ -105,7 +109,24 @@ def sized(picture: Picture, size: FrameSize) -> Picture:
         short = min(height, width)
         target = (height * size.short_side_px // short, width * size.short_side_px // short)
         picture = _resized(picture, target, antialias=size.antialias)
-    return picture if size.crop_px is None else _cropped(picture, size.crop_px)
+    return picture if size.crop_px is None else cropped(picture, size.crop_px)
+
+
+def cropped(picture: NDArray[Any], crop_px: int) -> NDArray[Any]:
+    """The middle square of an array `(height, width, channels)`, in an array of its own unless it is all of it.
+
+    The offset is rounded (half to even); what is smaller than the square is padded with zeros.
+    """
+    height, width = picture.shape[:2]
+    if (height, width) == (crop_px, crop_px):
+        return picture
+    lacks = [max(crop_px - n, 0) for n in (height, width)]
+    if any(lacks):
+        picture = np.pad(picture, [*((lack // 2, (lack + 1) // 2) for lack in lacks), (0, 0)])
+        height, width = picture.shape[:2]
+    top, left = round((height - crop_px) / 2), round((width - crop_px) / 2)
+    # A copy, so that a waiting window keeps the crop alive and not the whole frame.
+    return picture[top : top + crop_px, left : left + crop_px].copy()
 
 
 def _resized(picture: Picture, target: tuple[int, int], *, antialias: bool) -> Picture:
@@ -123,16 +144,3 @@ def _resized(picture: Picture, target: tuple[int, int], *, antialias: bool) -> P
     out = functional.interpolate(image, size=target, mode="bilinear", antialias=antialias)
     resized: Picture = np.ascontiguousarray(out.permute(0, 2, 3, 1)[0].numpy())
     return resized
-
-
-def _cropped(picture: Picture, crop_px: int) -> Picture:
-    height, width = picture.shape[:2]
-    if (height, width) == (crop_px, crop_px):
-        return picture
-    lacks = [max(crop_px - n, 0) for n in (height, width)]
-    if any(lacks):
-        picture = np.pad(picture, [*((lack // 2, (lack + 1) // 2) for lack in lacks), (0, 0)])
-        height, width = picture.shape[:2]
-    top, left = round((height - crop_px) / 2), round((width - crop_px) / 2)
-    # A copy, so that a waiting window keeps the crop alive and not the whole frame.
-    return picture[top : top + crop_px, left : left + crop_px].copy()

@@ -119,8 +119,9 @@ def made_up_sample(wanted: EncoderInput, number: int) -> Sample:
     span = (Fraction(number), Fraction(number + 1))
     match wanted:
         case ClipInput():
-            clip_shape = (wanted.num_frames, *_frame_shape(wanted.size))
-            pts = float(span[0]) + np.linspace(0, float(wanted.window_s), wanted.num_frames, endpoint=False)
+            num_frames = wanted.num_frames + wanted.frames_after
+            clip_shape = (num_frames, *_frame_shape(wanted.size))
+            pts = float(span[0]) + np.arange(num_frames, dtype=np.float64) * float(wanted.window_s / wanted.num_frames)
             return Sample(span, _picture(generator, clip_shape), pts, image_size=(160, 120))
         case FrameInput():
             shape = _frame_shape(wanted.size)
@@ -141,6 +142,8 @@ def input_sane(case: EncoderCase) -> str:
         case ClipInput():
             numbers = {"num_frames": wanted.num_frames, "window_s": wanted.window_s}
             require(isinstance(wanted.window_s, Fraction), f"input.window_s is {wanted.window_s!r}, no Fraction.")
+            after = wanted.frames_after
+            require(after >= 0, f"input asks for frames_after = {after}, expected 0 or more.")
         case AudioInput():
             numbers = {"num_samples": wanted.num_samples, "sample_rate_hz": wanted.sample_rate_hz}
     if isinstance(wanted, (ClipInput, FrameInput)):

@@ -180,6 +180,7 @@ def _sampling(wanted: EncoderInput, grid: TimeGrid | None) -> dict[str, JsonValu
     match wanted:
         case ClipInput():
             rule |= {"num_frames": wanted.num_frames, "frame": "last one presented before each cell's midpoint"}
+            rule |= {"frames_after_window": wanted.frames_after} if wanted.frames_after else {}
         case FrameInput():
             rule |= {"num_frames": 1, "frame": "last one presented before the centre"}
         case AudioInput():
@@ -201,5 +202,7 @@ def _versions(device: torch.device) -> Mapping[str, str]:
     for library in _LIBRARIES:
         if library in sys.modules:
             found[library] = metadata.version(library)
+    if "cv2" in sys.modules:
+        found["opencv"] = sys.modules["cv2"].__version__  # installed under several names
     found["device"] = f"cuda ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else device.type
     return found

@@ -302,4 +302,5 @@ def _window(spec: StreamSpec, fps: float | None) -> str:
         return f"one frame {every}"
     else:
         made_of = f"{rule['num_frames']} frames"
+        made_of += f" and {rule['frames_after_window']} after" if "frames_after_window" in rule else ""
     return f"windows of {float(window):.4g} s ({made_of}) {every}"
