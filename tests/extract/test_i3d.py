@@ -15,7 +15,7 @@ from torch.nn import functional
 from vidloc.errors import OptionError, WeightsError
 from vidloc.extract import weights
 from vidloc.extract.i3d import I3D
-from vidloc.extract.inception_i3d import InceptionI3D, piergiaj_name
+from vidloc.extract.inception_i3d import SMALLEST, InceptionI3D, piergiaj_name
 from vidloc.testing.deterministic_fill import filled
 
 TOLERANCE = 2e-5  # of the maximum, as the spec states it
@@ -155,6 +155,17 @@ def test_positions_follow_from_the_size_of_a_clip(frames, side, positions):
     assert pooled.shape == (1, 1024, *positions)
 
 
+@pytest.mark.parametrize("variant", SMALLEST)
+def test_the_smallest_clips_pass_and_smaller_ones_do_not(variant):
+    frames, side = SMALLEST[variant]
+    with torch.device("meta"):
+        network = InceptionI3D(variant=variant)
+        assert network.pooled(torch.empty(1, 3, frames, side, side)).shape == (1, 1024, 1, 1, 1)
+        for shape in ((frames - 1, side, side), (frames, side - 1, side)):
+            with pytest.raises(RuntimeError, match="smaller than kernel size"):
+                network.pooled(torch.empty(1, 3, *shape))
+
+
 def test_the_classifier_sees_every_position():
     network = InceptionI3D(num_classes=7)
     pooled = torch.rand(2, 1024, 3, 2, 2)
@@ -274,6 +285,8 @@ def test_published_weights_go_with_the_variant(monkeypatch, tmp_path):
         ({"short_side_px": "200"}, "crop_px 224 does not fit into short_side_px 200"),
         ({"fps": "0"}, "greater than 0"),
         ({"variant": "tf"}, "'standard' or 'video_features'"),
+        ({"variant": "video_features", "num_frames": "9"}, "num_frames is at least 10 .*, got 9 and 224"),
+        ({"variant": "video_features", "crop_px": "193"}, "crop_px at least 194, got 16 and 193"),
     ],
 )
 def test_options_out_of_range_are_refused(options, message):

@@ -22,7 +22,7 @@ from vidloc.extract import weights
 from vidloc.extract.base import ClipInput, Encoder, EncoderOptions, Sample, StreamTemplate, arithmetic, placed
 from vidloc.extract.class_names import KINETICS_400, check_number, score_names
 from vidloc.extract.folding import fold_batch_norms
-from vidloc.extract.preparation import Preparation
+from vidloc.extract.preparation import ClipPreparation
 
 State = Mapping[str, torch.Tensor]
 
@@ -98,7 +98,7 @@ class ClipClassifier(Encoder):
 
     @abstractmethod
     def pooled(self, clips: torch.Tensor) -> torch.Tensor:
-        """The last pooled map `(batch, num_features, ...)` of clips `(batch, 3, num_frames, height, width)`."""
+        """The last pooled map `(batch, num_features, ...)` of clips `(batch, channels, num_frames, height, width)`."""
 
     @abstractmethod
     def classified(self, pooled: torch.Tensor) -> torch.Tensor:
@@ -106,7 +106,7 @@ class ClipClassifier(Encoder):
 
     @property
     @abstractmethod
-    def preparation(self) -> Preparation:
+    def preparation(self) -> ClipPreparation:
         """How its frames are chosen and prepared."""
 
     @property

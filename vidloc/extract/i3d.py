@@ -13,23 +13,19 @@ The weights fine-tuned on Charades (157 classes) are fetched as `i3d_charades` a
 from __future__ import annotations
 
 from fractions import Fraction
+from typing import ClassVar, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from vidloc.core.records import Source
 from vidloc.extract.base import EncoderOptions, FrameSize
 from vidloc.extract.clip_classifier import ClassifierOptions, ClipClassifier, State
 from vidloc.extract.inception import NUM_FEATURES
-from vidloc.extract.inception_i3d import (
-    MIN_FRAMES,
-    MIN_SIDE_PX,
-    InceptionI3D,
-    Variant,
-    piergiaj_name,
-)
-from vidloc.extract.preparation import CroppedOptions, Preparation
+from vidloc.extract.inception_i3d import SMALLEST, InceptionI3D, Variant, piergiaj_name
+from vidloc.extract.preparation import ClipPreparation, CroppedOptions, Preparation
 
+_MIN_FRAMES, _MIN_SIDE_PX = SMALLEST["standard"]
 _PUBLISHED = {"standard": "i3d", "video_features": "i3d_hassony2"}
 
 
@@ -40,23 +36,38 @@ class I3DOptions(ClassifierOptions, CroppedOptions):
         "standard",
         description="standard: as the TensorFlow original; video_features: as that tool computes, 1 to 8 % off.",
     )
-    num_frames: int = Field(16, ge=MIN_FRAMES, description="Frames of a clip; 16 and 64 are usual.")
+    num_frames: int = Field(16, ge=_MIN_FRAMES, description="Frames of a clip; 16 and 64 are usual.")
     fps: Fraction = Field(
         Fraction(25), gt=0, description="Frames per second of a clip; the published weights learned at 25."
     )
     short_side_px: int = Field(
-        256, ge=MIN_SIDE_PX, description="Length that the shorter side of a frame is resized to."
+        256, ge=_MIN_SIDE_PX, description="Length that the shorter side of a frame is resized to."
     )
     crop_px: int = Field(
-        224, ge=MIN_SIDE_PX, description="Side of the square cut from the centre; at 256, four positions are averaged."
+        224, ge=_MIN_SIDE_PX, description="Side of the square cut from the centre; at 256, four positions are averaged."
     )
+
+    @model_validator(mode="after")
+    def _passes_the_network(self) -> Self:
+        frames, side = SMALLEST[self.variant]
+        if self.num_frames < frames or self.crop_px < side:
+            raise ValueError(
+                f"with variant={self.variant}, num_frames is at least {frames} and crop_px at least {side}, "
+                f"got {self.num_frames} and {self.crop_px}"
+            )
+        return self
 
 
 class I3D(ClipClassifier):
-    """I3D features of RGB clips, 1024 numbers each."""
+    """I3D features of RGB clips, 1024 numbers each.
 
-    Options = I3DOptions
+    Class attributes:
+        in_channels: of its clips.
+    """
+
+    Options: ClassVar[type[EncoderOptions]] = I3DOptions
     options: I3DOptions
+    in_channels: ClassVar[int] = 3
     network: InceptionI3D
     num_features = NUM_FEATURES
     classifier = "logits.conv3d.weight"
@@ -75,7 +86,7 @@ class I3D(ClipClassifier):
 
     def build(self, num_classes: int) -> InceptionI3D:
         """See the base class."""
-        return InceptionI3D(num_classes=num_classes, variant=self.options.variant)
+        return InceptionI3D(in_channels=self.in_channels, num_classes=num_classes, variant=self.options.variant)
 
     def renamed(self, state: State) -> State:
         """Names of either port."""
@@ -90,7 +101,7 @@ class I3D(ClipClassifier):
         return self.network.classified(pooled)
 
     @property
-    def preparation(self) -> Preparation:
+    def preparation(self) -> ClipPreparation:
         """Values in [-1, 1], resized as Pillow would."""
         size = FrameSize(self.options.short_side_px, self.options.crop_px, antialias=True)
         half = (0.5, 0.5, 0.5)

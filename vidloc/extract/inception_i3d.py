@@ -22,7 +22,8 @@ from vidloc.extract.inception import MIXED, NUM_FEATURES, POOLS, MaxPool, Triple
 
 Variant = Literal["standard", "video_features"]
 
-MIN_FRAMES, MIN_SIDE_PX = 9, 193  # what is left of smaller clips cannot pass the last pool of 2 x 7 x 7
+# Frames and pixels of the smallest clips: what is left of smaller ones cannot pass the last pool of 2 x 7 x 7.
+SMALLEST: Mapping[Variant, tuple[int, int]] = {"standard": (9, 193), "video_features": (10, 194)}
 _EPS: Mapping[Variant, float] = {"standard": 1e-3, "video_features": 1e-5}
 
 # Pools have no tensors, so that only the names of the other stages are those of the checkpoints.
@@ -74,8 +75,8 @@ class InceptionI3D(nn.Module):
     def pooled(self, clips: torch.Tensor) -> torch.Tensor:
         """Maps `(batch, 1024, times, rows, columns)` of clips `(batch, in_channels, frames, height, width)`.
 
-        Clips of fewer than 9 frames or 193 pixels have none. There are ceil(frames / 8) - 1 times, and
-        ceil(side / 32) - 6 rows and columns.
+        Clips smaller than `SMALLEST` have none. There are ceil(frames / 8) - 1 times, and ceil(side / 32) - 6 rows and
+        columns (of the standard network).
         """
         maps = clips
         for name in _STAGES:

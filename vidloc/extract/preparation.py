@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from typing import Self
+from typing import Protocol, Self
 
 import torch
 from pydantic import JsonValue, model_validator
@@ -28,6 +28,20 @@ class CroppedOptions(EncoderOptions):
         if self.crop_px > self.short_side_px:
             raise ValueError(f"crop_px {self.crop_px} does not fit into short_side_px {self.short_side_px}")
         return self
+
+
+class ClipPreparation(Protocol):
+    """What a clip network is fed: `Preparation` for pictures, others for what is made of them."""
+
+    @property
+    def input(self) -> ClipInput:
+        """What the pipeline is asked for."""
+
+    def clips(self, samples: Sequence[Sample], device: torch.device) -> torch.Tensor:
+        """Samples as `(batch, channels, num_frames, height, width)` float32."""
+
+    def described(self) -> Mapping[str, JsonValue]:
+        """The facts of it for a stream's provenance."""
 
 
 @dataclass(frozen=True)
@@ -66,18 +80,22 @@ class Preparation:
 
     def described(self) -> Mapping[str, JsonValue]:
         """The facts of it for a stream's provenance."""
-        size = self.size
-        if size.stretch_px is not None:
-            target = f"to {size.stretch_px[0]} x {size.stretch_px[1]} (height x width), aspect not kept"
-        else:
-            target = f"shorter side {size.short_side_px}"
         return {
             "colour": "RGB in [0, 1]",
             "normalisation": f"minus {_by_channel(self.mean)}, over {_by_channel(self.std)}",
-            "resize": f"{target}, bilinear, {'antialiased' if size.antialias else 'no antialiasing'}",
-            "crop": f"centre {size.crop_px}",
+            "resize": resize_described(self.size),
+            "crop": f"centre {self.size.crop_px}",
             "fps": str(self.fps),
         }
+
+
+def resize_described(size: FrameSize) -> str:
+    """How frames are resized, for a stream's provenance."""
+    if size.stretch_px is not None:
+        target = f"to {size.stretch_px[0]} x {size.stretch_px[1]} (height x width), aspect not kept"
+    else:
+        target = f"shorter side {size.short_side_px}"
+    return f"{target}, bilinear, {'antialiased' if size.antialias else 'no antialiasing'}"
 
 
 def _by_channel(values: tuple[float, float, float]) -> str:
