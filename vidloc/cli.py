@@ -46,6 +46,7 @@ _EXTRA_OF_PACKAGE = {
     **dict.fromkeys(("torch", "sklearn", "safetensors", "tensorboard"), "heads"),
     **dict.fromkeys(("sentence_transformers", "transformers"), "text"),
     **dict.fromkeys(("dask", "distributed"), "dask"),
+    "cv2": "flow",
     "faiss": "search",
 }
 

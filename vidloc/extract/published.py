@@ -72,6 +72,7 @@ _JOHNSON = "https://web.eecs.umich.edu/~justincj/models"
 _VGG_LICENCE = "CC BY 4.0 (VGG group, Oxford; converted from Caffe by J. Johnson)"
 _VGG_PAPER = "Simonyan and Zisserman, Very Deep Convolutional Networks for Large-Scale Image Recognition, ICLR 2015"
 _RESNET_PAPER = "He et al., Deep Residual Learning for Image Recognition, CVPR 2016"
+_RAFT_PAPER = "Teed and Deng, RAFT: Recurrent All-Pairs Field Transforms for Optical Flow, ECCV 2020"
 _FASTER_RCNN_PAPER = "Ren et al., Faster R-CNN, NeurIPS 2015; Lin et al., Feature Pyramid Networks, CVPR 2017"
 
 PUBLISHED: Mapping[str, Published] = {
@@ -241,6 +242,30 @@ PUBLISHED: Mapping[str, Published] = {
             "MIT",
             _I3D_PAPER,
             git_blob="5d552d2206f41089c428b0d9d8de3b1fccc85b5a",
+        ),
+        Published(
+            "raft_large",
+            "https://download.pytorch.org/models/raft_large_C_T_SKHT_V2-ff5fadd5.pth",
+            "ff5fadd5",
+            _TORCHVISION_LICENCE,
+            _RAFT_PAPER,
+            note="for encoders of optical flow, by flow=raft_large",
+        ),
+        Published(
+            "raft_large_sintel",
+            "https://download.pytorch.org/models/raft_large_C_T_SKHT_V1-0b8c9e55.pth",
+            "0b8c9e55",
+            "BSD-3-Clause (code of the authors and of torchvision); no separate licence is stated for the weights",
+            _RAFT_PAPER,
+            note="for encoders of optical flow, by flow=raft_large with variant=video_features",
+        ),
+        Published(
+            "raft_small",
+            "https://download.pytorch.org/models/raft_small_C_T_V2-01064c6d.pth",
+            "01064c6d",
+            _TORCHVISION_LICENCE,
+            _RAFT_PAPER,
+            note="for encoders of optical flow, by flow=raft_small",
         ),
         Published(
             "s3d", "https://download.pytorch.org/models/s3d-d76dad2f.pth", "d76dad2f", _TORCHVISION_LICENCE, _S3D_PAPER

@@ -58,43 +58,45 @@ def cache_folder() -> Path:
     return (Path(root).expanduser() if root else Path.home() / ".cache" / "vidloc") / "weights"
 
 
-def check_available(name: str, weights: str) -> None:
+def check_available(name: str, weights: str, *, option: str = "weights") -> None:
     """Make sure that a `weights` option can be met, by a look at the disk alone.
 
     Args:
         name: name of a published checkpoint, used where `weights` is empty.
         weights: path, `random:SEED` or empty.
+        option: what the option is called, for messages.
 
     Raises:
         WeightsError: the file is missing; the message has the line that gets it.
         OptionError: the seed is not a whole number.
     """
     if weights.startswith(RANDOM_PREFIX):
-        _seed(weights)
+        _seed(weights, option)
     elif weights:
-        _existing(Path(weights).expanduser())
+        _existing(Path(weights).expanduser(), option)
     else:
-        _fetched(name)
+        _fetched(name, option)
 
 
-def resolve(weights: str, name: str) -> Checkpoint:
+def resolve(weights: str, name: str, *, option: str = "weights") -> Checkpoint:
     """The checkpoint that a `weights` option stands for, with its SHA-256 taken and compared.
 
     Args:
         weights: path, `random:SEED`, or empty for the published one.
         name: name of the published checkpoint.
+        option: what the option is called, for messages.
 
     Raises:
         WeightsError: the file is missing, or the cached file is not the published one.
         OptionError: the seed is not a whole number.
     """
     if weights.startswith(RANDOM_PREFIX):
-        seed = _seed(weights)
+        seed = _seed(weights, option)
         return Checkpoint(None, f"{RANDOM_PREFIX}{seed}", f"{RANDOM_PREFIX}{seed}", seed)
     if weights:
-        path = _existing(Path(weights).expanduser())
+        path = _existing(Path(weights).expanduser(), option)
         return Checkpoint(path, path.name, sha256_of(path))
-    path = _fetched(name)
+    path = _fetched(name, option)
     return Checkpoint(path, path.name, judged(path, PUBLISHED[name]))
 
 
@@ -315,37 +317,38 @@ def _read_safely(path: Path) -> Any:
         raise WeightsError(f"{path} does not load as a checkpoint (PyTorch or safetensors): {reason}") from error
 
 
-def _existing(path: Path) -> Path:
+def _existing(path: Path, option: str) -> Path:
     if not path.is_file():
         raise WeightsError(
-            f"there is no checkpoint {str(path)!r}. Give the path of a file, weights=random:0 for untrained weights, "
-            "or leave weights out for the published ones."
+            f"there is no checkpoint {str(path)!r}. Give the path of a file, {option}=random:0 for untrained weights, "
+            f"or leave {option} out for the published ones."
         )
     return path
 
 
-def _fetched(name: str) -> Path:
+def _fetched(name: str, option: str = "weights") -> Path:
     if name not in PUBLISHED:
         raise WeightsError(
-            f"no checkpoint is published for {name!r}. Give one with weights=PATH, or try without: weights=random:0"
+            f"no checkpoint is published for {name!r}. Give one with {option}=PATH, or try without: {option}=random:0"
         )
     entry = PUBLISHED[name]
     path = cache_folder() / entry.file_name
     if not path.is_file() and entry.by_hand:
         raise WeightsError(f"the weights of {name} are not at {path}. {by_hand(entry)}")
+    untrained = f"--encoder {name}:weights=random:0" if option == "weights" else f"{option}=random:0"
     if not path.is_file():
         raise WeightsError(
             f"the weights of {name} are not at {path}. Get them: vidloc weights fetch {name}\n"
-            f"  without network here: fetch {PUBLISHED[name].url} elsewhere and put it at that path\n"
-            f"  to try with untrained weights: --encoder {name}:weights=random:0"
+            f"  without network here: fetch {entry.url} elsewhere and put it at that path\n"
+            f"  to try with untrained weights: {untrained}"
         )
     return path
 
 
-def _seed(weights: str) -> int:
+def _seed(weights: str, option: str) -> int:
     text = weights.removeprefix(RANDOM_PREFIX)
     if not (text.isascii() and text.isdigit() and int(text) < 2**63):
-        raise OptionError(f"weights={weights!r}: random: is followed by a seed, a whole number such as random:0.")
+        raise OptionError(f"{option}={weights!r}: random: is followed by a seed, a whole number such as random:0.")
     return int(text)
 
 
