@@ -15,6 +15,15 @@ SMALL = {
     "fasterrcnn_v2": {"min_size": "160"},
     **{name: {"short_side_px": "224", "crop_px": "224"} for name in ("slowfast_r50", "i3d_r50", "slow_r50", "c2d_r50")},
     "i3d": {"num_frames": "9", "crop_px": "193"},
+    # TV-L1 does not converge on noise, and takes half a minute for each pair of it.
+    "i3d_flow": {
+        "num_frames": "9",
+        "short_side_px": "193",
+        "crop_px": "193",
+        "flow": "raft_small",
+        "flow_weights": "random:0",
+        "flow_updates": "1",
+    },
     **{name: {"num_frames": "2"} for name in ("r2plus1d_18", "r2plus1d_34_clip32", "r2plus1d_34_clip8")},
     "s3d": {"num_frames": "14"},
     "s3d_milnce": {"num_frames": "4", "crop_px": "64"},
