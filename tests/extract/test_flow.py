@@ -13,6 +13,7 @@ from torchvision.models import optical_flow
 
 from vidloc.errors import OptionError, WeightsError
 from vidloc.extract import flow as flow_module
+from vidloc.extract.base import arithmetic
 from vidloc.extract.flow import FlowOptions, OpticalFlow
 from vidloc.extract.flow_algorithm import FlowAlgorithm
 from vidloc.extract.flow_scaling import grey_levels, in_unit_range, tsn_stack, video_features_range
@@ -104,6 +105,14 @@ class TestRaft:
         described = ours.described()
         assert (described["algorithm"], described["weights"], described["updates"]) == (name, "raft.pth", 1)
         assert len(described["weights_sha256"]) == 64
+
+    def test_flow_is_float32_whatever_the_precision_around_it(self):
+        wall = texture(160, 160)
+        pair = (moved(wall, 0, 0, 128, 128), moved(wall, 2, 0, 128, 128))
+        raft = Raft("raft_small", weights="random:3", published="raft_small", num_updates=1, device=CPU)
+        with arithmetic(CPU, "bfloat16"):
+            (inside,) = raft.between([pair])
+        np.testing.assert_array_equal(inside, raft.between([pair])[0])
 
     def test_groups_are_filled_up_and_change_nothing(self):
         wall = texture(160, 160)
