@@ -8,12 +8,17 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner
+from torchvision.models import optical_flow
 
 from vidloc.cli import vidloc
 from vidloc.extract import frames as frames_module
 from vidloc.extract import tvl1
+from vidloc.extract.weights import sha256_of
+from vidloc.pipelines.extract import Selection, plan_extraction
 from vidloc.pipelines.extraction import decoding
+from vidloc.pipelines.extraction.items import open_dataset
 from vidloc.stores.base import open_store
 
 FPS, NUM_FRAMES = 10, 5
@@ -90,3 +95,29 @@ def test_rgb_and_flow_come_from_one_decode(tmp_path, counted):
     assert spec.options["flow"] == "tvl1"
     assert spec.preprocessing["flow"]["parameters"]["Lambda"] == 0.15
     assert spec.versions["opencv"] == tvl1.opencv_contrib().__version__
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        ("", "optical flow by tvl1"),
+        (
+            ",flow=raft_small,flow_weights=random:4",
+            "optical flow by raft_small, WHOSE WEIGHTS ARE RANDOM (random:4)",
+        ),
+        (
+            ",flow=raft_small,flow_weights={file}",
+            "optical flow by raft_small, weights own.pth (sha256 {sha256}); licence: BSD",
+        ),
+    ],
+)
+def test_the_plan_says_how_flow_is_made(tmp_path, options, line):
+    write_drift(tmp_path / "drift.mp4")
+    file = tmp_path / "own.pth"
+    torch.save(optical_flow.raft_small().state_dict(), file)
+    encoder = f"flow=i3d_flow:{SMALLEST}{options.format(file=file)}"
+    plan = plan_extraction(
+        tmp_path / "s.zarr", [encoder], Selection(dataset=open_dataset("folder"), root=tmp_path), device="cpu"
+    )
+    assert any(line.format(sha256=sha256_of(file)[:12]) in shown for shown in plan.lines())
+    assert any("(9 frames and 1 after)" in shown for shown in plan.lines())

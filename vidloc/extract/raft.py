@@ -31,6 +31,7 @@ _MULTIPLE_PX = 8
 # Pairs per call on a GPU. Always as many, the last call filled up: kernels are chosen by the size of a batch, and a
 # pair's flow would depend on it.
 _GROUP_ON_GPU = 8
+_LICENCE = "BSD-3-Clause (code of the authors and of torchvision); no separate licence is stated for the weights"
 # The option of encoders that says which weights; 'weights' is that of their own network.
 _OPTION = "flow_weights"
 
@@ -84,6 +85,7 @@ class Raft(FlowAlgorithm):
             "implementation": "torchvision",
             "weights": self._checkpoint.name,
             "weights_sha256": self._checkpoint.sha256,
+            "licence": _LICENCE,
             "updates": self._num_updates,
             "frames": f"RGB in [-1, 1], edges repeated to multiples of {_MULTIPLE_PX} pixels, float32",
         }

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import JsonValue
 
 from vidloc.core.records import ItemInfo
 from vidloc.core.timeline import num_center_rows
@@ -286,7 +287,16 @@ def _stream_lines(plan: StreamPlan, fps: float | None) -> list[str]:
     elif spec.weights_sha256:
         licence = spec.source.licence or "not stated"
         text.append(f"    weights {spec.weights} (sha256 {spec.weights_sha256[:12]}); licence: {licence}")
-    return text
+    flow = spec.preprocessing.get("flow")
+    return [*text, _flow_line(flow)] if isinstance(flow, Mapping) else text
+
+
+def _flow_line(flow: Mapping[str, JsonValue]) -> str:
+    sha256 = str(flow.get("weights_sha256", ""))
+    if sha256.startswith("random:"):
+        return f"    optical flow by {flow['algorithm']}, WHOSE WEIGHTS ARE RANDOM ({sha256})"
+    learned = f", weights {flow['weights']} (sha256 {sha256[:12]}); licence: {flow['licence']}" if sha256 else ""
+    return f"    optical flow by {flow['algorithm']}{learned}"
 
 
 def _window(spec: StreamSpec, fps: float | None) -> str:
