@@ -22,7 +22,8 @@ from vidloc.core.timeline import center_grid
 from vidloc.extract.base import Encoder, Sample
 from vidloc.extract.frames import VideoPass
 from vidloc.pipelines.extract import DEFAULT_STRIDE_S, Selection, extract
-from vidloc.pipelines.extraction.encoders import build_encoders, choose_device
+from vidloc.pipelines.extraction.devices import choose_device
+from vidloc.pipelines.extraction.encoders import build_encoders
 
 
 def clips_in_memory(encoder: Encoder, path: Path) -> list[Sample]:
@@ -50,7 +51,7 @@ def measure(form: Format, encoder_text: str, device: str, seconds: float, rounds
         report = extract(folder / f"{form.height}-{k}.zarr", [plan], Selection(videos=videos), device=device)
         assert not report.failures, report.failures
         whole.append(report.clips_per_s)
-        decode.append(report.timing.decode_s / len(clips))
+        decode.append((report.timing.decode_s + report.timing.prepare_s) / len(clips))
         bare.append(bare_rate(encoder, clips))
     ratios = [one / other for one, other in zip(whole, bare, strict=True)]
     return {

@@ -8,6 +8,7 @@
     ├── PickleError (ValueError)         a pickle asks for more than plain data, or is damaged
     ├── WeightsError (OSError)           a checkpoint is missing, altered, or does not fit its network
     │   └── MisfitError                  names or shapes of a checkpoint are not its network's
+    ├── DeviceError (RuntimeError)       a device, or the process that used it, is lost in the middle of the work
     └── StoreError (OSError)             a feature store is damaged, locked or used wrongly
         ├── FormatVersionError           written in a format that this version does not read
         ├── StreamNotFoundError (KeyError)   no such stream, item or field
@@ -64,6 +65,10 @@ class MisfitError(WeightsError):
     ) -> None:
         super().__init__(message)
         self.missing, self.unknown, self.mismatched = tuple(missing), tuple(unknown), tuple(mismatched)
+
+
+class DeviceError(VidlocError, RuntimeError):
+    """A device, or the process that used it, is lost in the middle of the work."""
 
 
 class StoreError(VidlocError, OSError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from fractions import Fraction
 from pathlib import Path
 
@@ -19,14 +20,15 @@ from vidloc.datasets.base import Annotations, Dataset, Media
 from vidloc.errors import MediaError, OptionError, ProvenanceError, StoreError, UnknownNameError, WeightsError
 from vidloc.pipelines import extract as extract_module
 from vidloc.pipelines.extract import Selection, extract, plan_extraction
-from vidloc.pipelines.extraction import decoding, session
-from vidloc.pipelines.extraction.background import RunAhead
+from vidloc.pipelines.extraction import decoding, encoding
+from vidloc.pipelines.extraction.background import RunAhead, RunBehind
 from vidloc.pipelines.extraction.interrupts import Interrupts
 from vidloc.pipelines.extraction.items import open_dataset
 from vidloc.pipelines.extraction.progress import Silent
 from vidloc.stores.base import append_to_store, open_store
 from vidloc.stores.hdf5_store import staging_of
 from vidloc.stores.lock import Holder
+from vidloc.stores.zarr_writer import ZarrWriter
 
 DATA = Path(__file__).parent.parent / "data"
 COLOUR, LOUDNESS = str(DATA / "mean_colour.py"), str(DATA / "loudness.py")
@@ -111,7 +113,7 @@ class TestRows:
     @pytest.mark.parametrize("batch", [2, 3, 64])
     def test_batches_that_cross_videos_change_nothing(self, folder, tmp_path, batch, monkeypatch):
         # As on a GPU: batches are filled from several videos, and items are committed when their last row is back.
-        monkeypatch.setattr(session, "crosses_items", lambda encoder: True)
+        monkeypatch.setattr(encoding, "crosses_items", lambda encoder: True)
         extract(tmp_path / "one.zarr", [f"colour={COLOUR}"], of_folder(folder))
         extract(tmp_path / "many.zarr", [f"colour={COLOUR}:batch={batch}"], of_folder(folder))
         assert digests(tmp_path / "one.zarr") == digests(tmp_path / "many.zarr")
@@ -313,6 +315,76 @@ ENCODER = Fragile
             assert not ahead.exhausted
             with pytest.raises(ValueError, match="a fault of our own"):
                 ahead.take(5.0)
+
+    def test_an_error_of_the_store_ends_the_run_and_leaves_nothing_half_done(self, folder, tmp_path, monkeypatch):
+        written = []
+
+        def full(self, stream, item_id, *rows, **more):
+            written.append(item_id)
+            raise StoreError("no space is left")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(ZarrWriter, "write", full)
+            with pytest.raises(StoreError, match="no space is left"):
+                extract(tmp_path / "s.zarr", [f"colour={COLOUR}"], of_folder(folder))
+        assert written == ["v00.mp4"]
+        with open_store(tmp_path / "s.zarr") as store:
+            assert store.items() == []
+        assert len(extract(tmp_path / "s.zarr", [f"colour={COLOUR}"], of_folder(folder)).with_status("done")) == 5
+
+
+class TestBehind:
+    """Writing behind the encoders."""
+
+    def test_order_is_kept_and_leaving_waits_for_all(self):
+        taken = []
+
+        def slow(item):
+            time.sleep(0.001)
+            taken.append(item)
+
+        behind = RunBehind(slow, size_of=lambda item: 1, capacity_bytes=2)
+
+        def leave_in_a_hurry():
+            with behind:
+                for item in range(50):
+                    behind.put(item)
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            leave_in_a_hurry()
+        assert taken == list(range(50))
+        assert behind.wait_s > 0.02  # two may wait, the others had to be waited for
+
+    def test_an_error_of_the_sink_reaches_whoever_puts_and_whoever_leaves(self):
+        def refuse(item):
+            raise StoreError(f"no room for {item}")
+
+        with pytest.raises(StoreError, match="no room for 1"), RunBehind(refuse, size_of=int, capacity_bytes=9) as one:
+            one.put(1)
+        late = RunBehind(refuse, size_of=int, capacity_bytes=9)
+
+        def put_two():
+            with late:
+                late.put(1)
+                late._thread.join(5.0)
+                late.put(2)
+
+        with pytest.raises(StoreError, match="no room for 1"):
+            put_two()
+
+
+class TestTiming:
+    def test_the_report_says_where_the_time_went(self, tmp_path):
+        videos = write_folder(tmp_path / "videos", 3, size=(320, 240))
+        report = extract(tmp_path / "s.zarr", [f"colour={COLOUR}:delay_s=0.01", LOUDNESS], of_folder(videos))
+        seconds = report.as_json()["seconds"]
+        assert seconds["encode"]["colour"] >= 0.01 * report.rows["colour"]
+        assert seconds["decode"] > 0
+        assert seconds["preprocess"] > 0
+        assert seconds["write"] > 0
+        assert seconds["wait_for_decoder"] + seconds["encode"]["colour"] <= seconds["wall"]
+        assert f"preprocess {report.timing.prepare_s:.1f} s" in report.lines()[1]
 
 
 class TestResume:

@@ -56,7 +56,16 @@ _PATH = click.Path(path_type=Path)
     metavar="SECONDS",
     help="Between the centres of neighbouring rows, for all encoders: 0.5, 1/2, 1001/30000.",
 )
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:NUMBER.")
+@click.option(
+    "--devices",
+    "--device",
+    "devices",
+    default="auto",
+    show_default=True,
+    metavar="DEVICE[,...]",
+    help="auto, cpu, cuda or cuda:NUMBER; several get a worker process each: 4 (the first four GPUs), cuda:0,cuda:2, "
+    "or cpu:3 (three workers on the CPU). A device named twice gets two workers.",
+)
 @click.option(
     "--allow-failures",
     type=click.IntRange(min=0),
@@ -95,7 +104,7 @@ def extract(ctx: click.Context, /, **flags: Any) -> None:
         patterns=flags["patterns"],
         part=parse_part(flags["part"]) if flags["part"] else None,
     )
-    run = {"stride_s": _seconds(flags["stride"]), "device": flags["device"]}
+    run = {"stride_s": _seconds(flags["stride"]), "device": flags["devices"]}
     if flags["plan_only"]:
         _print(plan_extraction(flags["store"], encoders, selection, **run), as_json=flags["as_json"])
         return

@@ -80,6 +80,7 @@ class VideoPass:
     Args:
         path: the file.
         wants: per stream what each sample must be, and the grid of its rows.
+        threads: that the decoder may use; 0 is one per core.
 
     Raises (while iterating):
         MediaError: the file has no picture track, or no frame of it can be decoded.
@@ -90,10 +91,17 @@ class VideoPass:
         print(video.report.duration_s)
     """
 
-    def __init__(self, path: str | Path, wants: VideoWants) -> None:
+    def __init__(self, path: str | Path, wants: VideoWants, *, threads: int = 0) -> None:
         self._path = path
         self._wants = dict(wants)
+        self._threads = threads
+        self._maker: PictureMaker | None = None
         self._report: VideoReport | None = None
+
+    @property
+    def prepare_s(self) -> float:
+        """Seconds spent so far on turning decoded frames into pictures of the sizes that were asked for."""
+        return self._maker.spent_s if self._maker is not None else 0.0
 
     @property
     def report(self) -> VideoReport:
@@ -109,6 +117,7 @@ class VideoPass:
                 raise MediaError(f"{self._path} has no picture track.")
             frames = _OrderedFrames(container, track)
             track.thread_type = "AUTO"
+            track.codec_context.thread_count = self._threads
             base: Fraction = track.time_base
             windows = [_Windows(name, *want, time_base=base) for name, want in self._wants.items()]
             shown: Shown | None = None
@@ -117,7 +126,7 @@ class VideoPass:
                 if shown is not None:
                     for window in windows:
                         yield from window.show(shown, until=tick)
-                maker = maker or PictureMaker(frame)
+                maker = self._maker = maker or PictureMaker(frame)
                 shown = Shown(tick, frame, maker)
             if shown is None or maker is None:
                 reasons = "; ".join(frames.decoder.failures()) or "the track is empty"

@@ -16,6 +16,7 @@ Pixel rules, the same for every encoder:
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from typing import Any
 
@@ -40,9 +41,13 @@ class PictureMaker:
 
     Args:
         first: the first frame of the track, which decides size and rotation.
+
+    Attributes:
+        spent_s: seconds spent on converting and resizing its frames.
     """
 
     def __init__(self, first: Any) -> None:
+        self.spent_s = 0.0
         self._converter = VideoReformatter()
         self._stored = (first.width, first.height)
         self.rotation_deg = int(first.rotation)
@@ -90,9 +95,11 @@ class Shown:
             if size.crop_px is not None:
                 self._sized[size] = cropped(self.at(replace(size, crop_px=None)), size.crop_px)
             else:
+                begun = time.perf_counter()
                 if self._rgb is None:
                     self._rgb = self._maker.rgb(self._frame)
                 self._sized[size] = sized(self._rgb, size)
+                self._maker.spent_s += time.perf_counter() - begun
         return self._sized[size]
 
 

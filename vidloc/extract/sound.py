@@ -12,6 +12,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
@@ -81,7 +82,13 @@ class AudioPass:
         self._wants = dict(wants)
         self._origin_s = origin_s
         self._duration_s = duration_s
+        self._waves: list[_Resampled] = []
         self._report: AudioReport | None = None
+
+    @property
+    def prepare_s(self) -> float:
+        """Seconds spent so far on resampling."""
+        return sum(wave.spent_s for wave in self._waves)
 
     @property
     def report(self) -> AudioReport:
@@ -98,7 +105,7 @@ class AudioPass:
             blocks = _MonoBlocks(container, track)
             waves: list[_Resampled] = []
             for block in blocks:
-                waves = waves or self._resamplers(blocks)
+                waves = self._waves = waves or self._resamplers(blocks)
                 for wave in waves:
                     wave.append(block)
                     yield from wave.full_rows(self._duration_s)
@@ -195,6 +202,7 @@ class _Resampled:
     """The track at one rate, as far as rows still need it, and the rows that wait for it."""
 
     def __init__(self, wants: AudioWants, *, native_hz: int, rate_hz: int, offset_s: Fraction) -> None:
+        self.spent_s = 0.0  # in the resampler
         self._rate = rate_hz
         self._offset_s = offset_s
         self._soxr = None if native_hz == rate_hz else soxr.ResampleStream(native_hz, rate_hz, 1, quality="HQ")
@@ -206,8 +214,10 @@ class _Resampled:
 
     def append(self, block: Wave) -> None:
         """Take the next block of the track."""
+        begun = time.perf_counter()
         if self._soxr is not None:
             block = self._soxr.resample_chunk(block)
+        self.spent_s += time.perf_counter() - begun
         self._forget()
         self._kept = np.concatenate([self._kept, block])
 

@@ -21,7 +21,8 @@ from vidloc.errors import MediaError, OptionError, ProvenanceError, VidlocError,
 from vidloc.extract.base import Sample
 from vidloc.pipelines.extraction.batching import Batcher, Encoded
 from vidloc.pipelines.extraction.decoding import Arrived, TrackEnd, decode_items
-from vidloc.pipelines.extraction.encoders import StreamEncoder, build_encoders, choose_device
+from vidloc.pipelines.extraction.devices import choose_device
+from vidloc.pipelines.extraction.encoders import StreamEncoder, build_encoders
 from vidloc.pipelines.extraction.plan import ItemWork
 from vidloc.retrieval.vectors import FIELD, Vectors, vectors_of
 from vidloc.stores.base import StreamSpec
@@ -103,7 +104,7 @@ def file_vectors(path: Path, encoder: StreamEncoder) -> tuple[Vectors, str]:
     stream = encoder.stream
     batcher, rows = Batcher(encoder), list[Rows]()
     end = TrackEnd("failed", reason="it was not decoded")
-    for event in decode_items([ItemWork(path.name, path, (stream,))], {stream: encoder}, {}):
+    for event in decode_items([ItemWork(path.name, path, (stream,))], {stream: encoder}):
         if isinstance(event, Arrived):
             rows += (_rows(answer) for answer in batcher.add(path.name, event.sample))
         else:

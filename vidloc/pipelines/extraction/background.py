@@ -1,4 +1,4 @@
-"""An iterator that runs ahead in a thread of its own, as far as a budget of bytes allows: decoding beside encoding."""
+"""Work beside the encoders, in threads with a budget of bytes: decoding runs ahead of them, writing behind them."""
 
 from __future__ import annotations
 
@@ -108,3 +108,81 @@ class RunAhead(Generic[T]):
             self._bytes += size
             self._changed.notify_all()
             return True
+
+
+class RunBehind(Generic[T]):
+    """Calls a function for each item that is put, in order, in a background thread.
+
+    Leaving the context waits until all was taken, whatever the reason for leaving: what was put is finished work.
+
+    Args:
+        sink: what to call.
+        size_of: bytes that an item holds.
+        capacity_bytes: `put` waits while more than this is waiting to be taken; one item always fits.
+
+    Attributes:
+        wait_s: seconds that `put` waited.
+    """
+
+    def __init__(self, sink: Callable[[T], object], *, size_of: Callable[[T], int], capacity_bytes: int) -> None:
+        self.wait_s = 0.0
+        self._sink = sink
+        self._size_of = size_of
+        self._capacity = capacity_bytes
+        self._waiting: deque[T] = deque()
+        self._bytes = 0
+        self._changed = threading.Condition()
+        self._closed = False
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name="vidloc-write", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+        self._thread.join()
+        if self._error is not None and error is None:
+            raise self._error
+
+    def put(self, item: T) -> None:
+        """Hand over an item.
+
+        Raises:
+            Exception: what the sink raised for an earlier one; nothing is taken any more.
+        """
+        size = self._size_of(item)
+        begun = time.perf_counter()
+        with self._changed:
+            self._changed.wait_for(lambda: self._error or not self._waiting or self._bytes + size <= self._capacity)
+            self.wait_s += time.perf_counter() - begun
+            if self._error is not None:
+                raise self._error
+            self._waiting.append(item)
+            self._bytes += size
+            self._changed.notify_all()
+
+    def _run(self) -> None:
+        try:
+            while (item := self._next()) is not None:
+                self._sink(item)
+        except BaseException as error:  # noqa: BLE001  (carried over to the thread that puts)
+            with self._changed:
+                self._error = error
+                self._waiting.clear()
+                self._changed.notify_all()
+
+    def _next(self) -> T | None:
+        with self._changed:
+            self._changed.wait_for(lambda: self._waiting or self._closed)
+            if not self._waiting:
+                return None
+            item = self._waiting.popleft()
+            self._bytes -= self._size_of(item)
+            self._changed.notify_all()
+            return item

@@ -14,6 +14,7 @@ from fractions import Fraction
 import torch
 
 from vidloc.core.rows import Rows
+from vidloc.errors import DeviceError
 from vidloc.extract.base import Sample
 from vidloc.pipelines.extraction.encoders import StreamEncoder
 from vidloc.pipelines.extraction.report import reason_of
@@ -68,11 +69,12 @@ class Batcher:
         try:
             rows = self._rows([sample for _, sample in batch])
         except Exception as error:  # noqa: BLE001  (an encoder may raise anything; its item fails, the run goes on)
+            if self.target.encoder.device.type == "cuda":
+                self._check_device(error, len(batch))
             if len(batch) == 1:
                 item, sample = batch[0]
                 yield Encoded(self.target.stream, item, (sample.span,), None, reason_of(error))
                 return
-            self._shrink_if_out_of_memory(error, len(batch))
             half = len(batch) // 2
             yield from self._encoded(batch[:half])
             yield from self._encoded(batch[half:])
@@ -94,10 +96,24 @@ class Batcher:
             raise ValueError(f"the encoder returned {len(rows)} rows for {len(samples)} samples")
         return fitted(self.target.spec, rows, where=f"stream {self.target.stream!r}")
 
-    def _shrink_if_out_of_memory(self, error: Exception, tried: int) -> None:
+    def _check_device(self, error: Exception, tried: int) -> None:
+        """Take smaller batches where memory did not suffice; some other errors of CUDA leave it unusable for good.
+
+        Raises:
+            DeviceError: the device answers nothing any more, so that every later item would fail alike.
+        """
+        device = self.target.encoder.device
         if isinstance(error, torch.cuda.OutOfMemoryError):
             torch.cuda.empty_cache()
             self._size = max(tried // 2, 1)
+            return
+        try:
+            torch.cuda.synchronize(device)
+        except RuntimeError as lost:
+            raise DeviceError(
+                f"{device} no longer answers after an error in stream {self.target.stream!r}: {reason_of(error)}. "
+                "What was committed is safe: the same command goes on from there."
+            ) from lost
 
 
 def _by_item(batch: Sequence[tuple[str, Sample]]) -> Iterator[tuple[str, tuple[Sample, ...]]]:

@@ -6,14 +6,14 @@ memory. What goes wrong with a file is an outcome of its item and never ends the
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 
-from vidloc.core.records import ItemInfo, Narration, Status
+from vidloc.core.records import ItemInfo, Status
 from vidloc.core.timeline import TimeGrid
 from vidloc.extract import media
 from vidloc.extract.base import AudioInput, ClipInput, FrameInput, Sample
@@ -53,11 +53,18 @@ class TrackEnd:
 
 @dataclass(frozen=True)
 class Ended:
-    """All samples of an item have been made."""
+    """All samples of an item have been made.
+
+    Attributes:
+        tracks: how that ended, for each of its streams.
+        info: facts of its file.
+        prepare_s: of the time it took, seconds spent on colour, size and sample rate.
+    """
 
     item_id: str
     tracks: Mapping[str, TrackEnd]
     info: ItemInfo | None
+    prepare_s: float = 0.0
 
 
 def size_of(event: Arrived | Ended) -> int:
@@ -67,14 +74,18 @@ def size_of(event: Arrived | Ended) -> int:
 
 
 def decode_items(
-    work: Sequence[ItemWork], encoders: Mapping[str, StreamEncoder], narrations: Mapping[str, Sequence[Narration]]
+    work: Iterable[ItemWork], encoders: Mapping[str, StreamEncoder], *, threads: int = 0
 ) -> Iterator[Arrived | Ended]:
-    """Samples of all items in order; after an item's last sample comes its `Ended`."""
+    """Samples of all items in order; after an item's last sample comes its `Ended`.
+
+    Args:
+        threads: that a decoder of pictures may use; 0 is one per core.
+    """
     for item in work:
-        decoder = _ItemDecoder(item, {name: encoders[name] for name in item.streams}, narrations.get(item.item_id, ()))
+        decoder = _ItemDecoder(item, {name: encoders[name] for name in item.streams}, threads=threads)
         yield from decoder.samples()
         info = decoder.info()
-        yield Ended(item.item_id, decoder.tracks, info)
+        yield Ended(item.item_id, decoder.tracks, info, decoder.prepare_s)
 
 
 @dataclass(frozen=True)
@@ -88,12 +99,14 @@ class _ItemDecoder:
 
     Attributes:
         tracks: outcome by stream, complete once all samples were taken.
+        prepare_s: seconds spent on colour, size and sample rate.
     """
 
-    def __init__(self, item: ItemWork, encoders: Mapping[str, StreamEncoder], narrations: Sequence[Narration]) -> None:
+    def __init__(self, item: ItemWork, encoders: Mapping[str, StreamEncoder], *, threads: int) -> None:
         self.tracks: dict[str, TrackEnd] = {}
+        self.prepare_s = 0.0
         self._item = item
-        self._narrations = narrations
+        self._threads = threads
         self._counts = dict.fromkeys(encoders, 0)
         self._texts = [name for name, encoder in encoders.items() if encoder.grid is None]
         self._pictures: dict[str, tuple[ClipInput | FrameInput, TimeGrid]] = {}
@@ -146,18 +159,18 @@ class _ItemDecoder:
             return None
 
     def _said(self) -> Iterator[Arrived]:
-        for narration in self._narrations if self._texts else ():
+        for narration in self._item.narrations if self._texts else ():
             start, end = (Fraction(float(seconds)) for seconds in narration.span)
             sample = Sample(span=(start, end), data=narration.text, pts_s=np.empty(0), key=narration.id)
             for stream in self._texts:
                 self._counts[stream] += 1
                 yield Arrived(self._item.item_id, stream, sample)
         absent = TrackEnd("absent", reason="the annotations hold no sentence of it")
-        self._end(self._texts, TrackEnd("done") if self._narrations else absent)
+        self._end(self._texts, TrackEnd("done") if self._item.narrations else absent)
 
     def _seen(self, path: Path) -> Generator[Arrived, None, _Clock | None]:
         """Samples of the picture track; returns its clock, by which the sound is laid out."""
-        video = VideoPass(path, self._pictures)
+        video = VideoPass(path, self._pictures, threads=self._threads)
         try:
             if not self._pictures and (known := self._known_clock(path)) is not None:
                 return known
@@ -165,6 +178,8 @@ class _ItemDecoder:
         except Exception as error:  # noqa: BLE001  (as above)
             self._end(self._pictures, self._failed(error))
             return None
+        finally:
+            self.prepare_s += video.prepare_s
         report = video.report
         self._end(self._pictures, self._ended(report.damage, report.extent_s))
         self._video = report
@@ -184,6 +199,8 @@ class _ItemDecoder:
         except Exception as error:  # noqa: BLE001  (as above)
             self._end(self._sounds, self._failed(error))
             return
+        finally:
+            self.prepare_s += sound.prepare_s
         report = sound.report
         self._end(self._sounds, self._ended(report.damage, report.extent_s))
         self._audio = report

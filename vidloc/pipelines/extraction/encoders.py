@@ -27,21 +27,32 @@ _LIBRARIES = ("numpy", "torch", "torchvision", "torchaudio", "pytorchvideo", "av
 
 
 @dataclass(frozen=True, eq=False)
-class StreamEncoder:
-    """An encoder, and the stream that takes its rows.
+class StreamLayout:
+    """A stream that a run writes: what its rows are, and where they lie.
 
     Attributes:
-        grid: which windows it is fed; `None` where rows follow annotations (text).
+        grid: which windows its encoder is fed; `None` where rows follow annotations (text).
     """
 
     spec: StreamSpec
-    encoder: Encoder
     grid: TimeGrid | None
 
     @property
     def stream(self) -> str:
         """Name of the stream."""
         return self.spec.name
+
+
+@dataclass(frozen=True, eq=False)
+class StreamEncoder(StreamLayout):
+    """An encoder, and the stream that takes its rows."""
+
+    encoder: Encoder
+
+    @property
+    def layout(self) -> StreamLayout:
+        """The same without the encoder, as another process is told of it."""
+        return StreamLayout(self.spec, self.grid)
 
 
 def read_encoder_file(path: Path) -> list[EncoderPlan]:
@@ -67,23 +78,6 @@ def read_encoder_file(path: Path) -> list[EncoderPlan]:
     return plans
 
 
-def choose_device(text: str) -> torch.device:
-    """`auto` (the first GPU, else the CPU), or a device by its torch name.
-
-    Raises:
-        OptionError: not a device, or one that this machine lacks.
-    """
-    if text == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(text)
-    except RuntimeError as error:
-        raise OptionError(f"device {text!r} is not auto, cpu, cuda or cuda:NUMBER.") from error
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise OptionError(f"device {text!r} was asked for, but torch sees {torch.cuda.device_count()} GPUs here.")
-    return device
-
-
 def build_encoders(plans: Sequence[EncoderPlan], *, stride_s: Fraction, device: torch.device) -> list[StreamEncoder]:
     """Load every encoder with its weights. All names and options are checked before the first weights are read.
 
@@ -91,6 +85,20 @@ def build_encoders(plans: Sequence[EncoderPlan], *, stride_s: Fraction, device: 
         OptionError: no encoder, two that write one stream, or a bad option.
         UnknownNameError: no encoder of that name.
         WeightsError: a checkpoint is missing; the message says how to get it.
+    """
+    return [
+        _bound(plan, found, values, stride_s=stride_s, device=device)
+        for plan, found, values in check_encoders(plans, stride_s=stride_s)
+    ]
+
+
+def check_encoders(
+    plans: Sequence[EncoderPlan], *, stride_s: Fraction
+) -> list[tuple[EncoderPlan, Loaded, EncoderOptions]]:
+    """Each encoder's class and options, without reading any weights.
+
+    Raises:
+        VidlocError: as `build_encoders`, apart from weights that do not fit.
     """
     if not plans:
         raise OptionError("no encoder was named; add --encoder NAME ('vidloc list encoders' shows them).")
@@ -104,10 +112,7 @@ def build_encoders(plans: Sequence[EncoderPlan], *, stride_s: Fraction, device: 
     ]
     for found, values in zip(loaded, options, strict=True):
         found.target.check_weights(values, name=found.name)
-    return [
-        _bound(plan, found, values, stride_s=stride_s, device=device)
-        for plan, found, values in zip(plans, loaded, options, strict=True)
-    ]
+    return list(zip(plans, loaded, options, strict=True))
 
 
 def _refuse_doubles(plans: Sequence[EncoderPlan]) -> None:
@@ -130,7 +135,7 @@ def _bound(
         error.add_note(f"(while loading encoder {plan.name!r} for stream {plan.stream!r})")
         raise
     grid = _grid(encoder.input, stride_s)
-    return StreamEncoder(_spec(plan, found, encoder, grid), encoder, grid)
+    return StreamEncoder(_spec(plan, found, encoder, grid), grid, encoder)
 
 
 def _grid(wanted: EncoderInput, stride_s: Fraction) -> TimeGrid | None:

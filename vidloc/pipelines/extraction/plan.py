@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 from pydantic import JsonValue
 
-from vidloc.core.records import ItemInfo
+from vidloc.core.records import ItemInfo, Narration
 from vidloc.core.timeline import num_center_rows
 from vidloc.errors import MediaError
 from vidloc.extract import media
-from vidloc.pipelines.extraction.encoders import StreamEncoder
+from vidloc.pipelines.extraction.encoders import StreamLayout
 from vidloc.pipelines.extraction.items import Items
 from vidloc.pipelines.extraction.report import Outcome, duration, named
 from vidloc.stores.base import FeatureStore, ItemEntry, StreamSpec
@@ -34,12 +34,14 @@ class ItemWork:
     Attributes:
         path: its file; `None` for items of text alone.
         info: what an earlier run found of it.
+        narrations: its sentences, for text streams.
     """
 
     item_id: str
     path: Path | None
     streams: tuple[str, ...]
     info: ItemInfo | None = None
+    narrations: tuple[Narration, ...] = ()
 
     @property
     def path_name(self) -> str:
@@ -149,7 +151,7 @@ class ExtractPlan:
 
 
 def make_plan(
-    items: Items, encoders: Sequence[StreamEncoder], store: FeatureStore | None, *, path: str, device: str
+    items: Items, encoders: Sequence[StreamLayout], store: FeatureStore | None, *, path: str, device: str
 ) -> ExtractPlan:
     """Compare what is wanted with what the store holds.
 
@@ -165,7 +167,7 @@ def make_plan(
         lacking = tuple(e.stream for e in encoders if _is_lacking(states[e.stream], e, items, item))
         if lacking:
             info = store.info(item) if store is not None and item in known else None
-            work.append(ItemWork(item, items.paths.get(item), lacking, info))
+            work.append(ItemWork(item, items.paths.get(item), lacking, info, items.narrations.get(item, ())))
         if any((state := states[name]) is not None and state.status == "failed" for name in lacking):
             tried_before.append(item)
         earlier += [
@@ -192,12 +194,12 @@ def make_plan(
     )
 
 
-def _entries(store: FeatureStore | None, encoders: Sequence[StreamEncoder]) -> dict[str, Mapping[str, ItemEntry]]:
+def _entries(store: FeatureStore | None, encoders: Sequence[StreamLayout]) -> dict[str, Mapping[str, ItemEntry]]:
     known = store.streams() if store is not None else {}
     return {e.stream: store.entries(e.stream) if store is not None and e.stream in known else {} for e in encoders}
 
 
-def _is_lacking(state: ItemEntry | None, encoder: StreamEncoder, items: Items, item: str) -> bool:
+def _is_lacking(state: ItemEntry | None, encoder: StreamLayout, items: Items, item: str) -> bool:
     if state is None or state.status == "failed":
         return True
     # Sentences may have come with annotations that an earlier run was not given.
@@ -235,7 +237,7 @@ def _header(item: ItemWork) -> tuple[float | None, float | None]:
 
 
 def _stream_plan(
-    encoder: StreamEncoder, work: Sequence[ItemWork], items: Items, durations: Mapping[str, float]
+    encoder: StreamLayout, work: Sequence[ItemWork], items: Items, durations: Mapping[str, float]
 ) -> StreamPlan:
     mine = [item.item_id for item in work if encoder.stream in item.streams]
     if encoder.grid is None:

@@ -30,20 +30,56 @@ class Outcome:
 
 @dataclass
 class Timing:
-    """Where the time of a run went, in seconds; decoding runs beside encoding, so the parts may exceed `wall_s`.
+    """Where the time of a run went, in seconds.
+
+    Decoding, encoding and writing run beside each other, and on several devices at once: the parts, summed over all
+    workers, may exceed `wall_s`.
 
     Attributes:
-        decode_s: spent in the decoding thread.
-        encode_s: spent in each encoder, by stream.
+        decode_s: reading and decoding.
+        prepare_s: colour, size and sample rate of what was decoded.
+        encode_s: spent in each encoder (normalisation, copies to the device, the network), by stream.
         write_s: handing rows to the store and committing.
-        wait_s: the encoders' thread waiting for the decoder.
+        wait_s: encoders waiting for the decoder.
+        write_wait_s: encoders waiting for the store.
     """
 
     wall_s: float = 0.0
     decode_s: float = 0.0
+    prepare_s: float = 0.0
     write_s: float = 0.0
     wait_s: float = 0.0
+    write_wait_s: float = 0.0
     encode_s: dict[str, float] = field(default_factory=dict)
+
+    def add(self, other: Timing) -> None:
+        """Add what another worker spent; `wall_s` is nobody's share."""
+        self.decode_s += other.decode_s
+        self.prepare_s += other.prepare_s
+        self.write_s += other.write_s
+        self.wait_s += other.wait_s
+        self.write_wait_s += other.write_wait_s
+        for name, seconds in other.encode_s.items():
+            self.encode_s[name] = self.encode_s.get(name, 0.0) + seconds
+
+    def __str__(self) -> str:
+        encode = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in self.encode_s.items() if seconds)
+        return (
+            f"decode {self.decode_s:.1f} s, preprocess {self.prepare_s:.1f} s, encode {encode or '0 s'}, "
+            f"write {self.write_s:.1f} s"
+        )
+
+    def as_json(self) -> dict[str, Any]:
+        """For scripts."""
+        return {
+            "wall": round(self.wall_s, 3),
+            "decode": round(self.decode_s, 3),
+            "preprocess": round(self.prepare_s, 3),
+            "encode": {name: round(seconds, 3) for name, seconds in self.encode_s.items()},
+            "write": round(self.write_s, 3),
+            "wait_for_decoder": round(self.wait_s, 3),
+            "wait_for_writer": round(self.write_wait_s, 3),
+        }
 
 
 @dataclass(frozen=True)
@@ -101,13 +137,7 @@ class ExtractReport:
             "rows": dict(self.rows),
             "clips_per_s": round(self.clips_per_s, 3),
             "video_hours": round(self.video_s / 3600, 6),
-            "seconds": {
-                "wall": round(self.timing.wall_s, 3),
-                "decode": round(self.timing.decode_s, 3),
-                "encode": {name: round(seconds, 3) for name, seconds in self.timing.encode_s.items()},
-                "write": round(self.timing.write_s, 3),
-                "wait_for_decoder": round(self.timing.wait_s, 3),
-            },
+            "seconds": self.timing.as_json(),
         }
 
     def lines(self) -> list[str]:
@@ -119,14 +149,11 @@ class ExtractReport:
             if status == "done" or any(o.status == status for o in made)
         )
         items = len({o.item_id for o in made})
-        timing = self.timing
-        encode = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in timing.encode_s.items() if seconds)
         text = [f"{items} items worked on ({counts}, counted per stream); {self.already_done} were done before."]
         if made:
             text.append(
-                f"{sum(self.rows.values()):,} rows from {duration(self.video_s)} of video in {timing.wall_s:.1f} s "
-                f"({self.clips_per_s:.2f} rows/s); decode {timing.decode_s:.1f} s, encode {encode or '0 s'}, "
-                f"write {timing.write_s:.1f} s."
+                f"{sum(self.rows.values()):,} rows from {duration(self.video_s)} of video in {self.timing.wall_s:.1f} "
+                f"s ({self.clips_per_s:.2f} rows/s); {self.timing}."
             )
         if self.missing:
             text.append(f"Missing videos: {len(self.missing)} ({named(self.missing)}).")
