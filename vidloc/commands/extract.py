@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from vidloc.cli import EXIT_FAILURES, console, echo_json
+from vidloc.commands.sbatch import DEFAULT_PARTS, job_script
 from vidloc.core.grammar import EncoderPlan, parse_encoder, parse_part
 from vidloc.pipelines.extract import DEFAULT_STRIDE_S, ExtractPlan, ExtractReport, Selection, plan_extraction
 from vidloc.pipelines.extract import extract as run_extraction
@@ -75,6 +76,17 @@ _PATH = click.Path(path_type=Path)
     help="Exit 0 although up to N items failed or are partial.",
 )
 @click.option("--plan", "plan_only", is_flag=True, help="Say what would be done, and stop.")
+@click.option(
+    "--print-sbatch",
+    is_flag=True,
+    help="Print a script that runs this command as a job array on a Slurm cluster and merges the parts, and stop.",
+)
+@click.option(
+    "--parts",
+    type=click.IntRange(1, 9999),
+    metavar="N",
+    help=f"Jobs of the array that --print-sbatch is about.  [default: {DEFAULT_PARTS}]",
+)
 @click.option("--report", type=_PATH, help="Also write the report, as JSON, to this file.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report (or plan) as one JSON document.")
 @click.pass_context
@@ -95,6 +107,11 @@ def extract(ctx: click.Context, /, **flags: Any) -> None:
     """
     report_file = _writable(flags["report"]) if flags["report"] else None
     encoders = _encoders(flags["encoders"], flags["plan_file"])
+    if flags["print_sbatch"]:
+        click.echo(job_script(ctx, parts=flags["parts"] or DEFAULT_PARTS), nl=False)
+        return
+    if flags["parts"] is not None:
+        raise click.UsageError("--parts goes with --print-sbatch; one job's share is --part K/N.")
     selection = Selection(
         dataset=open_dataset(flags["dataset"]) if flags["dataset"] else None,
         root=flags["root"],

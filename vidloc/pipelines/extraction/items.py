@@ -67,7 +67,7 @@ class Selection:
         videos: a csv with a column `path`, and `item_id` where ids are not to be the paths; takes the place of `root`.
         split: keep the items of this split.
         patterns: ids, or shell patterns such as `P01_*`; keep what matches any of them.
-        part: keep one worker's share.
+        part: keep one job's share.
     """
 
     dataset: Dataset | None = None

@@ -53,7 +53,7 @@ from vidloc.pipelines.extraction.worker import (
 )
 
 # CUDA does not survive a fork.
-START_METHOD: Literal["spawn", "forkserver"] = "spawn"
+START_METHOD: Literal["spawn"] = "spawn"
 # Processes that a device may lose in a row, without one item finished in between, before it is given up.
 _MAX_LOSSES = 3
 # One item is encoded while the next is decoded; GPUs fill their batches from several.
