@@ -25,6 +25,9 @@ from vidloc.pipelines.extraction.plan import ItemWork
 from vidloc.pipelines.extraction.report import reason_of
 from vidloc.stores.tables import WITH_ROWS
 
+# A sample without its data: two fractions, two arrays and what holds them together.
+_OBJECT_BYTES = 1024
+
 
 @dataclass(frozen=True, eq=False)
 class Arrived:
@@ -68,9 +71,9 @@ class Ended:
 
 
 def size_of(event: Arrived | Ended) -> int:
-    """Bytes of decoded data that an event holds."""
+    """Bytes that an event holds: decoded data, and about what Python needs to keep it."""
     data = event.sample.data if isinstance(event, Arrived) else None
-    return data.nbytes if isinstance(data, np.ndarray) else 0
+    return _OBJECT_BYTES + (data.nbytes if isinstance(data, np.ndarray) else 0)
 
 
 def decode_items(
