@@ -73,7 +73,7 @@ def mortal(tmp_path_factory) -> Path:
 import importlib.util, os, signal
 from pathlib import Path
 from pydantic import Field
-from vidloc.errors import WeightsError
+from vidloc.errors import MisfitError
 spec = importlib.util.spec_from_file_location("mean_colour_base", {COLOUR!r})
 base = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(base)
@@ -90,7 +90,7 @@ class Mortal(base.MeanColour):
         if options.unborn == "killed":
             os.kill(os.getpid(), signal.SIGKILL)
         if options.unborn == "refused":
-            raise WeightsError("no such weights, it says")
+            raise MisfitError("no such weights, it says", missing=["a"], unknown=[], mismatched=[])
         super().__init__(options, **kwargs)
     def encode(self, samples):
         width = samples[0].image_size[0]

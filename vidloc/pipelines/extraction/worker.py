@@ -131,10 +131,24 @@ def _built(pipe: Connection, setup: Setup) -> list[StreamEncoder] | None:
     try:
         encoders = build_encoders(setup.encoders, stride_s=setup.stride_s, device=setup.device)
     except VidlocError as error:
-        pipe.send(Refused(error))
+        pipe.send(Refused(_portable(error)))
         return None
     pipe.send(Ready(tuple(encoder.layout for encoder in encoders)))
     return encoders
+
+
+def _portable(error: VidlocError) -> VidlocError:
+    """The error as the nearest kind of ours that a text is enough for, since not all of them pass through a pipe."""
+    for kind in type(error).__mro__:
+        if issubclass(kind, VidlocError) and kind.__module__ == VidlocError.__module__:
+            try:
+                made = kind(str(error))
+            except TypeError:
+                continue  # it wants more than a text
+            for note in getattr(error, "__notes__", ()):
+                made.add_note(note)
+            return made
+    return VidlocError(str(error))
 
 
 class _Worker:
