@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import multiprocessing
+import multiprocessing.spawn
 import os
 import signal
+import sys
 from fractions import Fraction
 from pathlib import Path
 
@@ -171,6 +172,16 @@ def test_sigterm_finishes_what_is_at_hand_and_the_same_call_goes_on(tmp_path, qu
     extract(tmp_path / "s.zarr", *arguments, device="cpu")
     extract(tmp_path / "whole.zarr", *arguments, device="cpu")
     assert digest(tmp_path / "s.zarr") == digest(tmp_path / "whole.zarr")
+
+
+def test_workers_neither_see_signals_nor_run_the_program_that_started_them(monkeypatch):
+    monkeypatch.setattr(sys.modules["__main__"], "__file__", "/a/program/that/must/not/be/imported.py", raising=False)
+    with workers._starting():
+        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+        prepared = multiprocessing.spawn.get_preparation_data("worker")
+    assert {signal.SIGINT, signal.SIGTERM} <= blocked
+    assert not any(key.startswith("init_main") for key in prepared)
+    assert not {signal.SIGINT, signal.SIGTERM} & signal.pthread_sigmask(signal.SIG_BLOCK, ())
 
 
 class TestDevices:

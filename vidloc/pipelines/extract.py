@@ -57,7 +57,7 @@ def extract(
         selection: which items.
         stride_s: seconds between the centres of neighbouring rows, for all encoders.
         device: `auto`, `cpu`, `cuda` or `cuda:NUMBER`; or several, as `choose_devices` reads them, with a worker
-            process each. A script that asks for several does so below `if __name__ == "__main__":`; workers import it.
+            process each.
         progress: told of the plan and of each step; says nothing by default.
 
     Raises:

@@ -12,16 +12,17 @@ victim, and its neighbours are not blamed. The dead worker is replaced, unless t
 from __future__ import annotations
 
 import signal
-import threading
+import sys
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fractions import Fraction
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from types import TracebackType
+from types import ModuleType, TracebackType
 from typing import Literal, Self
 
 import torch
@@ -119,7 +120,7 @@ class Workers:
         self._timing = Timing()
 
     def __enter__(self) -> Self:
-        with _signals_held():
+        with _starting():
             self._workers = [self._started(setup) for setup in self._setups]
         return self
 
@@ -292,9 +293,10 @@ class Workers:
         if stopping or not items or worker.lost_in_a_row >= _MAX_LOSSES:
             self._give_up(worker, progress)
         else:
-            with _signals_held():
+            with _starting():
                 fresh = self._started(worker.setup)
             worker.pipe.close()
+            progress.say("It is replaced, and what it had at hand is tried again.")
             worker.process, worker.pipe, worker.said = fresh.process, fresh.pipe, ""
             worker.asks, worker.timing = None, Timing()
 
@@ -319,7 +321,8 @@ class Workers:
                 f"no worker is left. {self._obituaries([worker])} What was committed is safe: the same command goes on "
                 "from there. Fewer --devices take less memory."
             )
-        progress.say(f"{self._obituaries([worker])} It is not replaced; {left} workers go on.")
+        go_on = "1 worker goes on" if left == 1 else f"{left} workers go on"
+        progress.say(f"{self._obituaries([worker])} It is not replaced; {go_on}.")
 
     def _obituaries(self, workers: Sequence[_Worker]) -> str:
         return " ".join(f"The worker on {worker.device} died: {worker.said}." for worker in workers)
@@ -353,16 +356,19 @@ def _epitaph(worker: _Worker) -> str:
 
 
 @contextmanager
-def _signals_held() -> Iterator[None]:
-    """Processes started inside never see Ctrl-C or SIGTERM, which reach a whole group: what follows is decided here.
+def _starting() -> Iterator[None]:
+    """Where processes are started.
 
-    A process inherits what is blocked. Signals that come meanwhile are delivered at the end.
+    They never see Ctrl-C or SIGTERM, which reach a whole group: what follows from them is decided here. A process
+    inherits what is blocked; signals that come meanwhile are delivered at the end. Nor do they run the program that
+    started them once more: they need nothing of it, and not every program is made to be imported.
     """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
+    resource_tracker.ensure_running()  # which unblocks signals when it has to start
+    program = sys.modules["__main__"]
     earlier = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
+    sys.modules["__main__"] = ModuleType("__main__")
     try:
         yield
     finally:
+        sys.modules["__main__"] = program
         signal.pthread_sigmask(signal.SIG_SETMASK, earlier)
