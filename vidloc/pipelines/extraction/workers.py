@@ -7,6 +7,9 @@
 A worker that dies takes no committed row along. What it had at hand is tried again by itself: alone in a worker, and
 not in the same one while there is another, so that an item which kills workers is found out and fails after its second
 victim, and its neighbours are not blamed. The dead worker is replaced, unless that seems to be of no use.
+
+Rows are those of one worker, bit for bit, where the network's arithmetic is the same: on equal GPUs. On the CPU some
+sums depend in their last bit on the number of threads, and workers share the cores; with OMP_NUM_THREADS=1 none do.
 """
 
 from __future__ import annotations
