@@ -24,7 +24,7 @@ ROW_NUMBERS = 6144
 # What may wait in memory for the disk, and for its commit, set low: ten hours of these rows are 88 MB.
 WAITING_BYTES = 4 * 2**20
 # Blocks on their way to the disk, and what the allocator keeps: a third of what the rows of nine hours would add.
-SLACK_BYTES = 16 * 2**20
+SLACK_BYTES = 24 * 2**20
 
 _SERVER = multiprocessing.get_context("forkserver")
 _SERVER.set_forkserver_preload(["vidloc.pipelines.extract", "vidloc.stores.backends", __name__])
