@@ -18,7 +18,7 @@ from vidloc.errors import PickleError, WeightsError
 from vidloc.extract.caffe2_names import pyslowfast_name
 from vidloc.extract.conversion import convert
 from vidloc.extract.pytorchvideo_nets import hub
-from vidloc.extract.slowfast import pytorchvideo_name
+from vidloc.extract.slowfast import SlowFast
 from vidloc.extract.weights import read_state, sha256_of
 from vidloc.testing.deterministic_fill import fill, filled
 
@@ -156,7 +156,7 @@ def test_every_tensor_of_slowfast_has_its_blob(name, last_of_stage_4):
         names = [n for n in getattr(hub, name)().state_dict() if not n.endswith("num_batches_tracked")]
     blobs = {caffe2_name(n, last_of_stage_4): n for n in names}
     assert len(blobs) == len(names)
-    assert {blob: pytorchvideo_name(pyslowfast_name(blob)) for blob in blobs} == blobs
+    assert {blob: SlowFast.layout.name(blob) for blob in blobs} == blobs
 
 
 def test_the_zoos_slowfast_loads_once_it_is_converted(build_encoder, tmp_path):
@@ -174,7 +174,7 @@ def test_the_zoos_slowfast_loads_once_it_is_converted(build_encoder, tmp_path):
     made = convert(source, tmp_path / "slowfast.safetensors")
     assert set(made.left_out) == {"conv1_w_momentum", "pred_w_momentum"}
     for blob, tensor in read_state(made.path).items():
-        assert torch.equal(tensor, state[pytorchvideo_name(pyslowfast_name(blob))]), blob
+        assert torch.equal(tensor, state[SlowFast.layout.name(blob)]), blob
     encoder = build_encoder("slowfast_r50", weights=made.path, scores=True)
     assert torch.equal(encoder.network.blocks[-1].proj.weight, state["blocks.6.proj.weight"])
     with pytest.raises(WeightsError, match=rf"vidloc weights convert {source} OUT\.safetensors"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from fractions import Fraction
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 from vidloc.errors import WeightsError
 from vidloc.extract.pytorchvideo_nets import hub  # imported there, with its warning filtered
 from vidloc.extract.resnet3d import NAMES
+from vidloc.testing.deterministic_fill import filled
 
 TOLERANCE = 1e-5  # of the maximum
 
@@ -92,6 +94,41 @@ def test_a_published_layout_loads_with_its_classifier_and_without(name, build_en
     assert build_encoder(name, weights=path).stream().fields.keys() == {"features"}
     with pytest.raises(WeightsError, match=rf"missing: {classifier}\.weight, {classifier}\.bias"):
         build_encoder(name, weights=path, scores=True)
+
+
+@pytest.mark.parametrize("name", ["i3d_r50", "slow_r50", "c2d_r50"])
+def test_pyslowfasts_names_load_with_classifiers_of_one_task_and_of_two(name, build_encoder, tmp_path):
+    state = filled(getattr(hub, name)(model_num_class=5).state_dict())
+    theirs = {pyslowfast_name(key, name): tensor for key, tensor in state.items()}
+    assert not theirs.keys() & state.keys()
+    path = tmp_path / "checkpoint.pyth"
+    torch.save({"model_state": theirs}, path)
+    one = build_encoder(name, weights=path, scores=True)
+    torch.save({"model_state": state}, path)
+    loaded = [list(build_encoder(name, weights=path, scores=True).network.parameters()), list(one.network.parameters())]
+    assert all(torch.equal(a, b) for a, b in zip(*loaded, strict=True))
+    for kind in ("weight", "bias"):
+        both = theirs.pop(f"head.projection.{kind}")
+        theirs |= {f"head.projection_noun.{kind}": both[2:], f"head.projection_verb.{kind}": both[:2]}
+    torch.save({"model_state": theirs}, path)
+    two = build_encoder(name, weights=path, scores=True)
+    assert two.num_classes == {"scores_noun": 3, "scores_verb": 2}
+    assert torch.equal(two.network.blocks[-1].proj.weight, one.network.blocks[-1].proj.weight.roll(3, 0))
+
+
+def pyslowfast_name(key, name):
+    """PySlowFast's name: stages count from 1 at the stem, and the pool that two networks have is none of them."""
+    block, rest = (part for part in key.removeprefix("blocks.").split(".", 1))
+    if rest.startswith("proj"):
+        return f"head.{rest.replace('proj', 'projection')}"
+    stage = int(block) + (1 if name == "slow_r50" or int(block) < 2 else 0)
+    rest = re.sub(
+        r"branch2\.(conv|norm)_([abc])", r"branch2.\2_\1", re.sub(r"branch1_(conv|norm)", r"branch1_\1", rest)
+    )
+    rest = rest.replace("_conv.", ".").replace("_norm.", "_bn.")
+    if stage == 1:
+        return f"s1.pathway0_stem.{rest.replace('norm.', 'bn.')}"
+    return f"s{stage}.pathway0_{rest.replace('res_blocks.', 'res', 1)}"
 
 
 def test_a_batch_equals_its_members(encoder, clip):

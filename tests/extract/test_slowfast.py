@@ -11,9 +11,10 @@ import torch
 from torch import nn
 
 from vidloc.errors import OptionError, WeightsError
+from vidloc.extract.class_names import read_class_names
 from vidloc.extract.pytorchvideo_nets import hub  # imported there, with its warning filtered
-from vidloc.extract.slowfast import NAMES, SLOW_INDICES, SlowFast, pytorchvideo_name
-from vidloc.testing.deterministic_fill import filled
+from vidloc.extract.slowfast import NAMES, SLOW_INDICES, SlowFast
+from vidloc.testing.deterministic_fill import fill, filled
 
 TOLERANCE = 1e-5  # of the maximum
 
@@ -131,23 +132,96 @@ def test_a_batch_equals_its_members(encoder, clip, sample, row):
     assert not close(together[1], row)
 
 
-def test_pyslowfast_checkpoint_of_epic_loads_and_gives_the_same_rows(
-    checkpoint, encoder, build_encoder, sample, row, tmp_path
-):
+@pytest.fixture(scope="module")
+def epic(checkpoint, tmp_path_factory):
+    """The layout of the EPIC-KITCHENS-100 release: PySlowFast's names, two classifiers, and more than tensors."""
     state = torch.load(checkpoint, weights_only=True)["model_state"]
     theirs = {pyslowfast_name(name): tensor for name, tensor in state.items() if not name.startswith("blocks.6")}
-    heads = {"verb": 97, "noun": 300}
-    for name, classes in heads.items():
-        theirs[f"head.projection_{name}.weight"] = torch.zeros(classes, 2304)
-        theirs[f"head.projection_{name}.bias"] = torch.zeros(classes)
+    for task, classes in {"verb": 97, "noun": 300}.items():
+        shapes = {"weight": (classes, 2304), "bias": (classes,)}
+        theirs |= {
+            name: torch.from_numpy(fill(name, shape))
+            for kind, shape in shapes.items()
+            for name in [f"head.projection_{task}.{kind}"]
+        }
     assert len(theirs) == 664
-    path = tmp_path / "SlowFast.pyth"
+    path = tmp_path_factory.mktemp("epic") / "SlowFast.pyth"
     torch.save({"epoch": 30, "model_state": theirs, "optimizer_state": {}, "cfg": "NUM_GPUS: 8"}, path)
-    tuned = build_encoder("slowfast_r50", weights=path, window_s="16/15", crop_px=224)
+    return path
+
+
+def test_pyslowfast_checkpoint_of_epic_loads_and_gives_the_same_rows(epic, encoder, build_encoder, sample, row):
+    tuned = build_encoder("slowfast_r50", weights=epic, window_s="16/15", crop_px=224)
     assert np.array_equal(features(tuned, sample)[0], row)
     assert tuned.input.window_s == Fraction(16, 15)
     assert tuned.input.size.crop_px == 224
     assert tuned.weights_sha256 != encoder.weights_sha256
+
+
+@pytest.fixture(scope="module")
+def class_files(tmp_path_factory):
+    """Names of classes as EPIC publishes them, and one per line."""
+    folder = tmp_path_factory.mktemp("classes")
+    verbs = "".join(f"{k},verb {k},\"['a, b', 'c']\",group\n" for k in range(97))
+    (folder / "verbs.csv").write_text("id,key,instances,category\n" + verbs)
+    (folder / "nouns.txt").write_text("".join(f"noun {k}\n" for k in range(300)))
+    return {"classes_verb": folder / "verbs.csv", "classes_noun": folder / "nouns.txt"}
+
+
+def test_two_classifiers_give_two_fields_of_scores_with_their_class_names(
+    epic, build_encoder, class_files, sample, row
+):
+    scored = build_encoder("slowfast_r50", weights=epic, crop_px=224, scores=True, **class_files)
+    rows = scored.encode([sample]).fields
+    assert close(rows["features"][0], row)
+    state = torch.load(epic, weights_only=True)["model_state"]
+    for task in ("verb", "noun"):
+        weight, bias = (state[f"head.projection_{task}.{kind}"].numpy() for kind in ("weight", "bias"))
+        assert close(rows[f"scores_{task}"][0], row @ weight.T + bias)
+    template = scored.stream()
+    assert {name: spec.row_shape for name, spec in template.fields.items()} == {
+        "features": (2304,),
+        "scores_verb": (97,),
+        "scores_noun": (300,),
+    }
+    classes = template.preprocessing["classes"]
+    assert (classes["scores_verb"][96], classes["scores_noun"][299]) == ("verb 96", "noun 299")
+    assert template.vocabulary == ()
+
+
+def test_class_names_that_do_not_go_with_the_classifiers_are_refused(epic, build_encoder, class_files):
+    nouns = class_files["classes_noun"]
+    with pytest.raises(
+        OptionError,
+        match=r"nouns\.txt names classes .* 'scores', .* have scores_verb and .*: classes_verb, classes_noun",
+    ):
+        build_encoder("slowfast_r50", weights=epic, scores=True, classes=nouns)
+    with pytest.raises(OptionError, match=r"'scores_noun', these weights have scores\. .*: classes\."):
+        build_encoder("slowfast_r50", weights="random:0", scores=True, classes_noun=nouns)
+    with pytest.raises(OptionError, match=r"nouns\.txt names 300 classes, the weights have 97"):
+        build_encoder("slowfast_r50", weights=epic, scores=True, classes_verb=nouns)
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ("id,key\n0,take\n2,put\n", r"the row '2,put' is not id 1"),
+        ("name,id\ntake,0\n", r"begins with the columns name, id; .* id,key"),
+        ("verb_id,class_key\n", r"names no class"),
+        ("", r"begins with the columns \(none\)"),
+    ],
+)
+def test_tables_of_class_names_are_read_strictly(tmp_path, table, message):
+    (tmp_path / "verbs.csv").write_text(table)
+    with pytest.raises(OptionError, match=message):
+        read_class_names(tmp_path / "verbs.csv")
+
+
+def test_the_class_lists_of_both_editions_of_epic_are_read(shared):
+    lists = {"epic100/EPIC_100_verb_classes": (97, "take"), "epic55/EPIC_noun_classes": (352, "Nothing")}
+    for name, (count, first) in lists.items():
+        names = read_class_names(shared / "data" / f"{name}.csv")
+        assert (len(names), names[0]) == (count, first)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -157,15 +231,17 @@ def test_pyslowfast_names_of_either_depth(name):
     # Its one classifier is called head.projection; the others are in the test above.
     theirs = {n: n.replace("blocks.6.proj", "head.projection") if "proj" in n else pyslowfast_name(n) for n in names}
     assert not theirs.keys() & set(theirs.values())
-    assert {n: pytorchvideo_name(their) for n, their in theirs.items()} == {n: n for n in names}
+    mapped = SlowFast.layout.renamed({their: torch.empty(1, device="meta") for their in theirs.values()})
+    assert mapped.keys() == set(names)
+    assert all(SlowFast.layout.name(their) == n for n, their in theirs.items() if "proj" not in n)
 
 
-def test_scores_of_a_checkpoint_with_two_classifiers_are_refused(build_encoder, tmp_path):
+def test_classifiers_that_do_not_fit_together_are_named(build_encoder, tmp_path):
     path = tmp_path / "SlowFast.pyth"
-    torch.save({f"head.projection_{task}.weight": torch.zeros(9, 2304) for task in ("verb", "noun")}, path)
-    with pytest.raises(
-        WeightsError, match=r"needs a checkpoint with one classifier, .* projection_noun, projection_verb"
-    ):
+    torch.save(
+        {f"head.projection_{t}.weight": torch.zeros(9, n) for t, n in {"verb": 2304, "noun": 2048}.items()}, path
+    )
+    with pytest.raises(WeightsError, match=r"not known to the network: head\.projection_verb\.weight"):
         build_encoder("slowfast_r50", weights=path, scores=True)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from pathlib import Path
 
 from torchvision.models import ResNet50_Weights
@@ -18,21 +19,44 @@ IMAGENET_1000: tuple[str, ...] = tuple(ResNet50_Weights.IMAGENET1K_V1.meta["cate
 
 
 def read_class_names(path: Path) -> tuple[str, ...]:
-    """Class names from a text file: line k, counted from 0, names class k.
+    """Class names from a file: of text, line k, counted from 0, names class k; of csv, the row whose id is k.
+
+    EPIC-KITCHENS publishes csv files with `id,key` (-100) or `verb_id,class_key` (-55) as the first columns.
 
     Raises:
-        OptionError: the file cannot be read, has an empty line between names, or holds none.
+        OptionError: the file cannot be read, has an empty line between names, skips an id, or holds no name.
     """
     try:
-        lines = path.read_text(encoding="utf-8").rstrip().split("\n")
+        text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise OptionError(f"file of class names {str(path)!r} cannot be read: {error}") from error
-    names = tuple(line.strip() for line in lines)
+    if path.suffix == ".csv":
+        return _names_of_table(path, text)
+    names = tuple(line.strip() for line in text.rstrip().split("\n"))
     if "" in names:
         raise OptionError(
             f"{path}, line {names.index('') + 1} is empty; a file of class names has one name per line, class 0 first."
         )
     return names
+
+
+def _names_of_table(path: Path, text: str) -> tuple[str, ...]:
+    header, *rows = csv.reader(text.splitlines()) if text.strip() else [[]]
+    if len(header) < 2 or not (header[0].endswith("id") and header[1].endswith("key")):
+        raise OptionError(
+            f"{path} begins with the columns {', '.join(header[:2]) or '(none)'}; a csv of class names begins with "
+            "id,key, as those of EPIC-KITCHENS do. A text file has one name per line."
+        )
+    names: list[str] = []
+    for row in rows:
+        if len(row) < 2 or row[0].strip() != str(len(names)) or not row[1].strip():
+            raise OptionError(
+                f"{path}: the row {','.join(row[:2])!r} is not id {len(names)} and its name; ids count from 0."
+            )
+        names.append(row[1].strip())
+    if not names:
+        raise OptionError(f"{path} names no class.")
+    return tuple(names)
 
 
 def score_names(classes: str, *, scores: bool, published: tuple[str, ...]) -> tuple[str, ...]:

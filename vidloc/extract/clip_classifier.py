@@ -3,6 +3,9 @@
 A row's `features` are the network's last pooled map averaged over its positions; with `scores=true` a second field
 `scores` holds the classifier's outputs before the softmax, averaged likewise (in float16, probabilities of unlikely
 classes would all be 0). The stream's vocabulary then names the classes.
+
+Some checkpoints classify by several tasks (EPIC-KITCHENS-100: verb and noun). Their scores are fields of their own,
+`scores_verb` and `scores_noun`, and the names of their classes are in the stream's preprocessing, as `classes`.
 """
 
 from __future__ import annotations
@@ -13,11 +16,12 @@ from typing import ClassVar
 
 import numpy as np
 import torch
-from pydantic import Field
+from pydantic import Field, JsonValue
 from torch import nn
 
 from vidloc.core.records import Source
 from vidloc.core.rows import FieldSpec, Rows
+from vidloc.errors import OptionError
 from vidloc.extract import weights
 from vidloc.extract.base import ClipInput, Encoder, EncoderOptions, Sample, StreamTemplate, arithmetic, placed
 from vidloc.extract.class_names import KINETICS_400, check_number, score_names
@@ -41,6 +45,10 @@ class ClassifierOptions(EncoderOptions):
         "bring the names of Kinetics-400.",
     )
 
+    def class_files(self) -> Mapping[str, str]:
+        """Files of class names by the field of scores that they name; empty text where there is none."""
+        return {"scores": self.classes}
+
 
 class ClipClassifier(Encoder):
     """A network whose pooled map, averaged over its positions, is the row.
@@ -51,6 +59,8 @@ class ClipClassifier(Encoder):
             members differ set it on the instance before this class's constructor runs.
         source: paper, code and licence; families whose members differ set it on the instance.
         tap: where the row is taken, in words.
+
+    Instances have `num_classes`: how many classes each field of scores has, in the order of the classifier's rows.
     """
 
     Options: ClassVar[type[EncoderOptions]] = ClassifierOptions
@@ -65,12 +75,15 @@ class ClipClassifier(Encoder):
             raise TypeError(f"{name} takes {self.Options.__name__}, got {type(options).__name__}.")
         self.options: ClassifierOptions = options
         self.name = name
-        self._vocabulary = _class_names(options)
+        self._class_names = _class_names(options)
         checkpoint = weights.resolve(options.weights, self.published_name(options, name))
-        state = None if checkpoint.path is None else self.renamed(weights.read_state(checkpoint.path))
-        self.num_classes = self._classes_of(state)
+        published = {} if checkpoint.path is None else weights.read_state(checkpoint.path)
+        tasks = self.tasks(published)
+        state = None if checkpoint.path is None else self.renamed(published)
+        self.num_classes = {f"scores_{task}": count for task, count in tasks.items()} or self._classes_of(state)
+        self._check_names()
         with weights.seeded(checkpoint.seed or 0):
-            network = self.build(self.num_classes)
+            network = self.build(sum(self.num_classes.values()))
         if state is not None:
             weights.load_into(network, state, where=str(checkpoint.path))
         self.weights_name, self.weights_sha256 = checkpoint.name, checkpoint.sha256
@@ -96,6 +109,13 @@ class ClipClassifier(Encoder):
         """The tensors to load, under the network's own names; families published under several names override it."""
         return state
 
+    def tasks(self, state: State) -> Mapping[str, int]:
+        """Classes by task of a checkpoint, as published, with a classifier for each; empty where it has one for all.
+
+        Such families' `renamed` joins the classifiers into one, its rows in this order.
+        """
+        return {}
+
     @abstractmethod
     def pooled(self, clips: torch.Tensor) -> torch.Tensor:
         """The last pooled map `(batch, num_features, ...)` of clips `(batch, channels, num_frames, height, width)`."""
@@ -116,14 +136,13 @@ class ClipClassifier(Encoder):
 
     def stream(self) -> StreamTemplate:
         """One vector per row, and one score per class where they are wanted."""
-        widths = {"features": self.num_features} | ({"scores": self.num_classes} if self.options.scores else {})
+        widths = {"features": self.num_features} | (self.num_classes if self.options.scores else {})
         return StreamTemplate(
             kind="clip",
             fields={name: FieldSpec(row_shape=(n,), dtype=self.options.dtype) for name, n in widths.items()},
             source=self.source,
-            preprocessing={**self.preparation.described(), "tap": self.tap}
-            | ({"scores": "before the softmax, mean over positions"} if self.options.scores else {}),
-            vocabulary=self._vocabulary,
+            preprocessing={**self.preparation.described(), "tap": self.tap} | self._scores_described(),
+            vocabulary=self._class_names.get("scores", ()),
         )
 
     def encode(self, samples: Sequence[Sample]) -> Rows:
@@ -132,19 +151,44 @@ class ClipClassifier(Encoder):
             maps = self.pooled(self.preparation.clips(samples, self.device))
             rows = {"features": _averaged(maps)}
             if self.options.scores:
-                rows["scores"] = _averaged(self.classified(maps))
+                scores = torch.split(_averaged(self.classified(maps)), list(self.num_classes.values()), dim=1)
+                rows |= zip(self.num_classes, scores, strict=True)
         return Rows.dense(**{name: np.ascontiguousarray(row.cpu().numpy()) for name, row in rows.items()})
 
-    def _classes_of(self, state: State | None) -> int:
+    def _classes_of(self, state: State | None) -> dict[str, int]:
         last = (state or {}).get(self.classifier)
         # A checkpoint without it is refused by name when it is loaded.
-        count = len(KINETICS_400) if last is None else len(last)
-        check_number(self._vocabulary, count, encoder=self.name, classes=self.options.classes)
-        return count
+        return {"scores": len(KINETICS_400) if last is None else len(last)}
+
+    def _check_names(self) -> None:
+        files = self.options.class_files()
+        for field, names in self._class_names.items():
+            if field not in self.num_classes:
+                raise OptionError(
+                    f"encoder {self.name!r}: {files[field]} names classes of the field {field!r}, these weights have "
+                    f"{' and '.join(self.num_classes)}. Options that name their classes: "
+                    f"{', '.join(other.replace('scores', 'classes') for other in self.num_classes)}."
+                )
+            check_number(names, self.num_classes[field], encoder=self.name, classes=files[field])
+
+    def _scores_described(self) -> dict[str, JsonValue]:
+        if not self.options.scores:
+            return {}
+        by_task: dict[str, JsonValue] = {
+            field: list(names) for field, names in self._class_names.items() if field != "scores"
+        }
+        described: dict[str, JsonValue] = {"scores": "before the softmax, mean over positions"}
+        return described | ({"classes": by_task} if by_task else {})
 
 
-def _class_names(options: ClassifierOptions) -> tuple[str, ...]:
-    return score_names(options.classes, scores=options.scores, published=() if options.weights else KINETICS_400)
+def _class_names(options: ClassifierOptions) -> dict[str, tuple[str, ...]]:
+    # By field of scores; fields whose classes nobody names are left out.
+    published = () if options.weights else KINETICS_400
+    names = {
+        field: score_names(file, scores=options.scores, published=published if field == "scores" else ())
+        for field, file in options.class_files().items()
+    }
+    return {field: known for field, known in names.items() if known}
 
 
 def _averaged(maps: torch.Tensor) -> torch.Tensor:

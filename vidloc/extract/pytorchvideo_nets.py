@@ -1,4 +1,4 @@
-"""What the clip networks of pytorchvideo have in common: building, input, taps and scores.
+"""What the clip networks of pytorchvideo have in common: building, input, taps, scores and names of checkpoints.
 
 Only `pytorchvideo.models` is imported, and only here: `pytorchvideo.transforms` fails beside torchvision 0.17 and
 later, so resizing, cropping and normalising are ours.
@@ -7,6 +7,7 @@ later, so resizing, cropping and normalising are ours.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from fractions import Fraction
 from typing import Any
 
@@ -15,9 +16,10 @@ from pydantic import Field
 from torch import nn
 
 from vidloc.core.records import Source
-from vidloc.extract.base import FrameSize
+from vidloc.extract.base import EncoderOptions, FrameSize
 from vidloc.extract.clip_classifier import ClassifierOptions, ClipClassifier, State
 from vidloc.extract.preparation import CroppedOptions, Preparation
+from vidloc.extract.pyslowfast import Layout, tasks_of
 
 with warnings.catch_warnings():
     # Its modules apply torch.jit.script while they are imported, which newer PyTorch deprecates.
@@ -39,6 +41,17 @@ class PytorchVideoOptions(ClassifierOptions, CroppedOptions):
     crop_px: int = Field(
         256, ge=224, description="Side of the square cut from the centre; 224 is faster and has one position, not four."
     )
+    classes_verb: str = Field(
+        "",
+        exclude=True,
+        description="File of verb names (EPIC's csv, or one name per line), for scores of weights that classify verbs "
+        "and nouns.",
+    )
+    classes_noun: str = Field("", exclude=True, description="The same of nouns.")
+
+    def class_files(self) -> Mapping[str, str]:
+        """See the base class."""
+        return {**super().class_files(), "scores_verb": self.classes_verb, "scores_noun": self.classes_noun}
 
 
 class PytorchVideoNet(ClipClassifier):
@@ -46,12 +59,18 @@ class PytorchVideoNet(ClipClassifier):
 
     Class attributes:
         num_frames: frames of a clip; the networks' pools are made for exactly these. Families whose members differ
-            set it on the instance.
+            set it, and `layout`, on the instance.
+        layout: which of its blocks is what, for checkpoints under PySlowFast's names.
     """
 
     Options = PytorchVideoOptions
     options: PytorchVideoOptions
     num_frames: int
+    layout: Layout
+
+    def __init__(self, options: EncoderOptions, *, name: str, device: torch.device) -> None:
+        self.classifier = f"blocks.{self.layout.head}.proj.weight"
+        super().__init__(options, name=name, device=device)
 
     def build(self, num_classes: int) -> nn.Module:
         """See the base class."""
@@ -62,10 +81,15 @@ class PytorchVideoNet(ClipClassifier):
 
     def renamed(self, state: State) -> State:
         """All but the classifier unless its scores are wanted, so that checkpoints with any, or none, give rows."""
+        renamed = self.layout.renamed(state)
         if self.options.scores:
-            return state
-        classifier = self.classifier.removesuffix(".weight")
-        return {name: tensor for name, tensor in state.items() if not name.startswith(classifier)}
+            return renamed
+        classifiers = (self.classifier.removesuffix(".weight"), "head.projection")
+        return {name: tensor for name, tensor in renamed.items() if not name.startswith(classifiers)}
+
+    def tasks(self, state: State) -> Mapping[str, int]:
+        """See the base class."""
+        return tasks_of(state)
 
     def fed(self, clips: torch.Tensor) -> Any:
         """What the network is called with; families of several pathways override it."""

@@ -9,6 +9,9 @@
 
 All spread their frames over 64/30 s. The row is the pooled map averaged over its positions: the input of the
 classifier, 2048 numbers.
+
+Checkpoints under pytorchvideo's names and, but for R(2+1)D, which it lacks, under PySlowFast's load, those of several
+tasks too (see `slowfast.py`).
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ from dataclasses import dataclass
 import torch
 
 from vidloc.extract.base import EncoderOptions
+from vidloc.extract.pyslowfast import Layout
 from vidloc.extract.pytorchvideo_nets import PytorchVideoNet, source_of
 
 NAMES = ("i3d_r50", "slow_r50", "c2d_r50", "r2plus1d_r50")
@@ -27,19 +31,26 @@ NAMES = ("i3d_r50", "slow_r50", "c2d_r50", "r2plus1d_r50")
 @dataclass(frozen=True)
 class _Member:
     num_frames: int
-    head: int  # place of the head among the blocks: two networks have a block more, a pool after the first stage
+    layout: Layout
     paper: str
 
 
+_PLAIN = Layout((0, 1, 2, 3, 4), head=5)
+_POOLED = Layout((0, 1, 3, 4, 5), head=6)  # with a pool after the first stage, a block of its own
+
 _MEMBERS: Mapping[str, _Member] = {
     "i3d_r50": _Member(
-        8, 6, "Carreira, Zisserman. Quo Vadis, Action Recognition? A New Model and the Kinetics Dataset. CVPR 2017."
+        8,
+        _POOLED,
+        "Carreira, Zisserman. Quo Vadis, Action Recognition? A New Model and the Kinetics Dataset. CVPR 2017.",
     ),
-    "slow_r50": _Member(8, 5, "Feichtenhofer, Fan, Malik, He. SlowFast Networks for Video Recognition. ICCV 2019."),
-    "c2d_r50": _Member(8, 6, "Wang, Girshick, Gupta, He. Non-local Neural Networks. CVPR 2018."),
+    "slow_r50": _Member(
+        8, _PLAIN, "Feichtenhofer, Fan, Malik, He. SlowFast Networks for Video Recognition. ICCV 2019."
+    ),
+    "c2d_r50": _Member(8, _POOLED, "Wang, Girshick, Gupta, He. Non-local Neural Networks. CVPR 2018."),
     "r2plus1d_r50": _Member(
         16,
-        5,
+        _PLAIN,
         "Tran, Wang, Torresani, Ray, LeCun, Paluri. A Closer Look at Spatiotemporal Convolutions for Action "
         "Recognition. CVPR 2018.",
     ),
@@ -55,7 +66,7 @@ class ResNet3D(PytorchVideoNet):
     def __init__(self, options: EncoderOptions, *, name: str, device: torch.device) -> None:
         member = _MEMBERS[name]
         self.num_frames = member.num_frames
-        self.classifier = f"blocks.{member.head}.proj.weight"
+        self.layout = member.layout
         self.source = source_of(member.paper)
         super().__init__(options, name=name, device=device)
 
