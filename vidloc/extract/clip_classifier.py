@@ -23,7 +23,16 @@ from vidloc.core.records import Source
 from vidloc.core.rows import FieldSpec, Rows
 from vidloc.errors import OptionError
 from vidloc.extract import weights
-from vidloc.extract.base import ClipInput, Encoder, EncoderOptions, Sample, StreamTemplate, arithmetic, placed
+from vidloc.extract.base import (
+    ClipInput,
+    Encoder,
+    EncoderOptions,
+    FrameInput,
+    Sample,
+    StreamTemplate,
+    arithmetic,
+    placed,
+)
 from vidloc.extract.class_names import KINETICS_400, check_number, score_names
 from vidloc.extract.folding import fold_batch_norms
 from vidloc.extract.preparation import ClipPreparation
@@ -42,7 +51,7 @@ class ClassifierOptions(EncoderOptions):
         "",
         exclude=True,
         description="File with one class name per line, for scores of your own weights; the published ones "
-        "bring the names of Kinetics-400.",
+        "bring the names of what they learned, mostly Kinetics-400.",
     )
 
     def class_files(self) -> Mapping[str, str]:
@@ -50,24 +59,46 @@ class ClassifierOptions(EncoderOptions):
         return {"scores": self.classes}
 
 
+class TwoTaskOptions(ClassifierOptions):
+    """Options of classifiers whose weights may know verbs and nouns apart."""
+
+    classes_verb: str = Field(
+        "",
+        exclude=True,
+        description="File of verb names (EPIC's csv, or one name per line), for scores of weights that classify verbs "
+        "and nouns.",
+    )
+    classes_noun: str = Field("", exclude=True, description="The same of nouns.")
+
+    def class_files(self) -> Mapping[str, str]:
+        """See the base class."""
+        return {**super().class_files(), "scores_verb": self.classes_verb, "scores_noun": self.classes_noun}
+
+
 class ClipClassifier(Encoder):
     """A network whose pooled map, averaged over its positions, is the row.
 
     Class attributes:
-        num_features: numbers per row.
+        num_features: numbers per row; families whose members differ set it on the instance.
         classifier: name of the weight of the last layer, whose first axis has one entry per class; families whose
             members differ set it on the instance before this class's constructor runs.
         source: paper, code and licence; families whose members differ set it on the instance.
         tap: where the row is taken, in words.
+        published_classes: names of the classes that the published weights learned; empty where none are published.
+        untrained_classes: how many classes untrained weights have.
+        memory_format: how its tensors lie in memory; 2-D networks have another.
 
     Instances have `num_classes`: how many classes each field of scores has, in the order of the classifier's rows.
     """
 
     Options: ClassVar[type[EncoderOptions]] = ClassifierOptions
-    num_features: ClassVar[int]
+    num_features: int
     classifier: str
     source: Source
     tap: ClassVar[str]
+    published_classes: ClassVar[tuple[str, ...]] = KINETICS_400
+    untrained_classes: ClassVar[int] = len(KINETICS_400)
+    memory_format: ClassVar[torch.memory_format] = torch.channels_last_3d
 
     def __init__(self, options: EncoderOptions, *, name: str, device: torch.device) -> None:
         super().__init__(options, name=name, device=device)
@@ -75,7 +106,7 @@ class ClipClassifier(Encoder):
             raise TypeError(f"{name} takes {self.Options.__name__}, got {type(options).__name__}.")
         self.options: ClassifierOptions = options
         self.name = name
-        self._class_names = _class_names(options)
+        self._class_names = self._names_of(options)
         checkpoint = weights.resolve(options.weights, self.published_name(options, name))
         published = {} if checkpoint.path is None else weights.read_state(checkpoint.path)
         tasks = self.tasks(published)
@@ -87,14 +118,14 @@ class ClipClassifier(Encoder):
         if state is not None:
             weights.load_into(network, state, where=str(checkpoint.path))
         self.weights_name, self.weights_sha256 = checkpoint.name, checkpoint.sha256
-        self.network = placed(fold_batch_norms(network.eval()), device, torch.channels_last_3d)
+        self.network = placed(fold_batch_norms(network.eval()), device, self.memory_format)
 
     @classmethod
     def check_weights(cls, options: EncoderOptions, *, name: str) -> None:
         """See the base class."""
         weights.check_available(cls.published_name(options, name), options.weights)
         if isinstance(options, ClassifierOptions):
-            _class_names(options)
+            cls._names_of(options)
 
     @classmethod
     def published_name(cls, options: EncoderOptions, name: str) -> str:  # noqa: ARG003  (for families that override it)
@@ -130,8 +161,8 @@ class ClipClassifier(Encoder):
         """How its frames are chosen and prepared."""
 
     @property
-    def input(self) -> ClipInput:
-        """Frames of one window."""
+    def input(self) -> ClipInput | FrameInput:
+        """Frames of one window, or a single one."""
         return self.preparation.input
 
     def stream(self) -> StreamTemplate:
@@ -158,7 +189,17 @@ class ClipClassifier(Encoder):
     def _classes_of(self, state: State | None) -> dict[str, int]:
         last = (state or {}).get(self.classifier)
         # A checkpoint without it is refused by name when it is loaded.
-        return {"scores": len(KINETICS_400) if last is None else len(last)}
+        return {"scores": self.untrained_classes if last is None else len(last)}
+
+    @classmethod
+    def _names_of(cls, options: ClassifierOptions) -> dict[str, tuple[str, ...]]:
+        # By field of scores; fields whose classes nobody names are left out.
+        published = () if options.weights else cls.published_classes
+        names = {
+            field: score_names(file, scores=options.scores, published=published if field == "scores" else ())
+            for field, file in options.class_files().items()
+        }
+        return {field: known for field, known in names.items() if known}
 
     def _check_names(self) -> None:
         files = self.options.class_files()
@@ -181,14 +222,11 @@ class ClipClassifier(Encoder):
         return described | ({"classes": by_task} if by_task else {})
 
 
-def _class_names(options: ClassifierOptions) -> dict[str, tuple[str, ...]]:
-    # By field of scores; fields whose classes nobody names are left out.
-    published = () if options.weights else KINETICS_400
-    names = {
-        field: score_names(file, scores=options.scores, published=published if field == "scores" else ())
-        for field, file in options.class_files().items()
-    }
-    return {field: known for field, known in names.items() if known}
+def joined(layers: Sequence[torch.Tensor]) -> torch.Tensor | None:
+    """Classifiers of several tasks as one, their rows one after another; `None` where they do not fit together."""
+    if not layers or not all(layer.ndim for layer in layers) or len({layer.shape[1:] for layer in layers}) > 1:
+        return None
+    return torch.cat(list(layers))
 
 
 def _averaged(maps: torch.Tensor) -> torch.Tensor:

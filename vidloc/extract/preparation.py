@@ -10,7 +10,7 @@ from typing import Protocol, Self
 import torch
 from pydantic import JsonValue, model_validator
 
-from vidloc.extract.base import ClipInput, EncoderOptions, FrameSize, Sample, stacked
+from vidloc.extract.base import ClipInput, EncoderOptions, FrameInput, FrameSize, Sample, stacked
 
 # Of values in [0, 1] in Kinetics-400, as torchvision's video networks were trained.
 KINETICS_MEAN = (0.43216, 0.394666, 0.37645)
@@ -34,11 +34,11 @@ class ClipPreparation(Protocol):
     """What a clip network is fed: `Preparation` for pictures, others for what is made of them."""
 
     @property
-    def input(self) -> ClipInput:
+    def input(self) -> ClipInput | FrameInput:
         """What the pipeline is asked for."""
 
     def clips(self, samples: Sequence[Sample], device: torch.device) -> torch.Tensor:
-        """Samples as `(batch, channels, num_frames, height, width)` float32."""
+        """Samples as `(batch, channels, num_frames, height, width)` float32; of single frames, without `num_frames`."""
 
     def described(self) -> Mapping[str, JsonValue]:
         """The facts of it for a stream's provenance."""
@@ -82,7 +82,7 @@ class Preparation:
         """The facts of it for a stream's provenance."""
         return {
             "colour": "RGB in [0, 1]",
-            "normalisation": f"minus {_by_channel(self.mean)}, over {_by_channel(self.std)}",
+            "normalisation": f"minus {by_channel(self.mean)}, over {by_channel(self.std)}",
             "resize": resize_described(self.size),
             "crop": f"centre {self.size.crop_px}",
             "fps": str(self.fps),
@@ -98,5 +98,6 @@ def resize_described(size: FrameSize) -> str:
     return f"{target}, bilinear, {'antialiased' if size.antialias else 'no antialiasing'}"
 
 
-def _by_channel(values: tuple[float, float, float]) -> str:
+def by_channel(values: tuple[float, ...]) -> str:
+    """One number, or one per channel."""
     return f"{values[0]:g}" if len(set(values)) == 1 else ", ".join(f"{value:g}" for value in values)

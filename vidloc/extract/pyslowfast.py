@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 
 from vidloc.extract.caffe2_names import pyslowfast_name
+from vidloc.extract.clip_classifier import joined
 
 _STEM = re.compile(r"s1\.pathway(?P<pathway>\d)_stem\.(?P<layer>conv|bn)\.")
 _FUSION = re.compile(r"s(?P<stage>[1-4])_fuse\.(?P<layer>conv_f2s|bn)\.")
@@ -44,11 +45,11 @@ class Layout:
         renamed = {self.name(name): tensor for name, tensor in state.items()}
         for kind in ("weight", "bias"):
             names = [f"head.projection_{task}.{kind}" for task in tasks]
-            parts = [state[name] for name in names if name in state and state[name].ndim]
+            joint = joined([state[name] for name in names if name in state])
             # Those that do not fit together keep their names, and are said to be left over.
-            if tasks and len(parts) == len(names) and len({part.shape[1:] for part in parts}) == 1:
+            if joint is not None and all(name in state for name in names):
                 renamed = {name: tensor for name, tensor in renamed.items() if name not in names}
-                renamed[f"blocks.{self.head}.proj.{kind}"] = torch.cat(parts)
+                renamed[f"blocks.{self.head}.proj.{kind}"] = joint
         return renamed
 
     def name(self, theirs: str) -> str:

@@ -17,7 +17,7 @@ from torch import nn
 
 from vidloc.core.records import Source
 from vidloc.extract.base import EncoderOptions, FrameSize
-from vidloc.extract.clip_classifier import ClassifierOptions, ClipClassifier, State
+from vidloc.extract.clip_classifier import ClipClassifier, State, TwoTaskOptions
 from vidloc.extract.preparation import CroppedOptions, Preparation
 from vidloc.extract.pyslowfast import Layout, tasks_of
 
@@ -29,7 +29,7 @@ with warnings.catch_warnings():
 _MEAN, _STD = (0.45, 0.45, 0.45), (0.225, 0.225, 0.225)
 
 
-class PytorchVideoOptions(ClassifierOptions, CroppedOptions):
+class PytorchVideoOptions(TwoTaskOptions, CroppedOptions):
     """Options of the pytorchvideo clip networks."""
 
     window_s: Fraction = Field(
@@ -41,17 +41,6 @@ class PytorchVideoOptions(ClassifierOptions, CroppedOptions):
     crop_px: int = Field(
         256, ge=224, description="Side of the square cut from the centre; 224 is faster and has one position, not four."
     )
-    classes_verb: str = Field(
-        "",
-        exclude=True,
-        description="File of verb names (EPIC's csv, or one name per line), for scores of weights that classify verbs "
-        "and nouns.",
-    )
-    classes_noun: str = Field("", exclude=True, description="The same of nouns.")
-
-    def class_files(self) -> Mapping[str, str]:
-        """See the base class."""
-        return {**super().class_files(), "scores_verb": self.classes_verb, "scores_noun": self.classes_noun}
 
 
 class PytorchVideoNet(ClipClassifier):

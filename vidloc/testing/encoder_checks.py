@@ -275,6 +275,8 @@ ENCODER_CHECKS = (
 def _frame_shape(size: FrameSize) -> tuple[int, int, int]:
     if size.crop_px is not None:
         return size.crop_px, size.crop_px, 3
+    if size.stretch_px is not None:
+        return *size.stretch_px, 3
     side = size.short_side_px or _FRAME_PX
     return side, int(side * _ASPECT), 3
 
