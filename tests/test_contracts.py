@@ -28,6 +28,7 @@ SMALL = {
     "s3d": {"num_frames": "14"},
     "s3d_milnce": {"num_frames": "4", "crop_px": "64"},
     **{name: {"side_px": "64"} for name in ("resnet34", "resnet50", "vgg16")},
+    "lfb_r50": {"num_frames": "8", "short_side_px": "64", "crop_px": "64"},
     **{name: {"frame": "crop", "crop_px": "64"} for name in ("tsn_rgb_bninception", "tsn_rgb_r50")},
 }
 
