@@ -155,6 +155,26 @@ class TestResNet:
         assert not close(rows["features"][0], rows["features"][1])
         assert maps["features"].shape == (2, 2, 2, 2048)
 
+    @pytest.mark.parametrize(("name", "last"), [("resnet34", "conv2"), ("resnet50", "conv3")])
+    def test_the_map_before_the_last_norm_is_its_convolution_plus_the_shortcut(self, name, last, build_encoder, save):
+        network, state = with_weights(getattr(models, name), 3)
+        options = {"weights": save(state), "side_px": SIDE, "tap": "layer4", "num_frames": 2}
+        encoder = build_encoder(name, **options, before_norm=True, scores=True)
+        sample = frame("pair", num_frames=2)
+        rows = encoder.encode([sample]).fields
+        block, seen = network.layer4[-1], {}
+        block.register_forward_pre_hook(lambda module, fed: seen.update(shortcut=fed[0].clone()))
+        getattr(block, last).register_forward_hook(lambda module, fed, made: seen.update(convolved=made.clone()))
+        block.register_forward_hook(lambda module, fed, made: seen.update(whole=made))
+        with torch.inference_mode():
+            network(torch.cat([normalised(picture) for picture in sample.data]))
+        expected = {"features": seen["whole"], "before_norm": seen["convolved"] + seen["shortcut"]}
+        for field, maps in expected.items():
+            assert close(rows[field][0], maps.mean(0).permute(1, 2, 0))
+        assert (rows["before_norm"] < 0).any()
+        shapes = {field: spec.row_shape for field, spec in encoder.stream().fields.items()}
+        assert shapes["before_norm"] == shapes["features"] == (2, 2, rows["features"].shape[-1])
+
     def test_a_row_of_several_frames_is_their_mean(self, resnet_file, build_encoder):
         options = {"weights": resnet_file, "side_px": SIDE, "tap": "layer4"}
         samples = [frame(name, num_frames=2) for name in ("a", "b")]
@@ -241,6 +261,7 @@ class TestOptions:
             ("resnet50", {"tap": "fc7"}, r"'resnet50': there is no tap=fc7; it has pooled, layer4"),
             ("vgg19", {"tap": "layer4"}, r"'vgg19': there is no tap=layer4; it has pooled, pool5, fc7"),
             ("resnet50", {"tap": "layer4", "frame": "whole"}, "maps of whole frames differ in size"),
+            ("resnet34", {"before_norm": "true"}, "add tap=layer4"),
             ("resnet50", {"side_px": "288"}, "side_px 288 does not fit into resize_px 256"),
             ("resnet50", {"side_px": "100"}, "multiple of 32"),
             ("resnet50", {"classes": "names.txt"}, "add scores=true"),

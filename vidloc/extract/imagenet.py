@@ -6,6 +6,10 @@ The row is one frame's, that of the row's centre, or the mean of `num_frames` sp
 - `tap=pool5` (VGG), `tap=layer4` (ResNet): that map itself, height, width, channel: 7 x 7 x 512 or 7 x 7 x 2048;
 - `tap=fc7` (VGG): the 4096 numbers before the classifier, after ReLU.
 
+With `before_norm=true` a ResNet's maps come twice: `features` as above, and `before_norm`, what the last convolution
+gives plus the block's shortcut, without its norm and ReLU. Ego-RNN and LSTA (`resnet34:tap=layer4,before_norm=true`)
+attend by the first and read the second; `scores=true` adds what tells them the class.
+
 `variant` says what the weights learned from. Those of torchvision take RGB by mean and deviation; those that the VGG
 group released for Caffe (and Keras uses) take blue, green, red in 0..255 minus a mean, and give other features. The
 same options as published sets of features were made with:
@@ -28,7 +32,9 @@ import torch
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 from torch import nn
+from torch.nn import functional
 from torchvision import models
+from torchvision.models.resnet import Bottleneck
 
 from vidloc.core.records import Source
 from vidloc.core.rows import FieldSpec, Rows
@@ -129,6 +135,10 @@ class ImageNetOptions(EncoderOptions):
     window_s: Fraction = Field(
         Fraction(1), gt=0, description="Seconds that num_frames are spread over, where they are more than 1."
     )
+    before_norm: bool = Field(
+        default=False,
+        description="Also store the map before the last norm and ReLU, as field 'before_norm' (ResNet, tap=layer4).",
+    )
     scores: bool = Field(
         default=False, description="Also store the scores of all classes (before the softmax), as the field 'scores'."
     )
@@ -148,6 +158,8 @@ class ImageNetOptions(EncoderOptions):
             raise ValueError(
                 f"maps of whole frames differ in size; with tap={self.tap} use frame=crop or frame=stretch"
             )
+        if self.before_norm and self.tap != "layer4":
+            raise ValueError("before_norm=true gives a second map beside that of tap=layer4; add tap=layer4")
         return self
 
 
@@ -177,7 +189,10 @@ class ImageNetNetwork(Encoder):
         if isinstance(network, models.VGG) and options.tap != "fc7" and not options.scores:
             network.classifier = nn.Sequential()  # nine tenths of its numbers, half a gigabyte
         self.weights_name, self.weights_sha256 = checkpoint.name, checkpoint.sha256
-        self.network: Any = placed(fold_batch_norms(network.eval()), device, torch.channels_last)
+        last_norm = _taken_out(network) if options.before_norm else None
+        self.network: Any = fold_batch_norms(network.eval())
+        self._last_norm = None if last_norm is None else placed(last_norm, device, torch.channels_last)
+        placed(self.network, device, torch.channels_last)
 
     @classmethod
     def check_weights(cls, options: EncoderOptions, *, name: str) -> None:
@@ -204,7 +219,8 @@ class ImageNetNetwork(Encoder):
         shape: tuple[int, ...] = (_FC7,) if self.options.tap == "fc7" else (self.member.num_maps,)
         if self.options.tap in _MAPS:
             shape = (positions, positions, *shape)
-        shapes = {"features": shape} | ({"scores": (self.num_classes,)} if self.options.scores else {})
+        shapes = {"features": shape} | ({"before_norm": shape} if self.options.before_norm else {})
+        shapes |= {"scores": (self.num_classes,)} if self.options.scores else {}
         return StreamTemplate(
             kind="clip",
             fields={name: FieldSpec(row_shape=row, dtype=self.options.dtype) for name, row in shapes.items()},
@@ -232,7 +248,7 @@ class ImageNetNetwork(Encoder):
         return max(64 // self.options.num_frames, 1) if self.device.type == "cuda" else 1
 
     def _rows(self, samples: Sequence[Sample]) -> dict[str, NDArray[np.float32]]:
-        maps = self._last_maps(self.pictures(samples))
+        maps, before_norm = self._last_maps(self.pictures(samples))
         hidden = self._hidden(maps)
         match self.options.tap:
             case "pooled":
@@ -242,6 +258,8 @@ class ImageNetNetwork(Encoder):
             case _:
                 features = maps.permute(0, 2, 3, 1)
         rows = {"features": features}
+        if before_norm is not None:
+            rows["before_norm"] = before_norm.permute(0, 2, 3, 1)
         if self.options.scores:
             rows["scores"] = self._scores(hidden)
         return {name: self._mean_over_frames(row).cpu().numpy() for name, row in rows.items()}
@@ -255,15 +273,21 @@ class ImageNetNetwork(Encoder):
         mean, std = (torch.tensor(values, device=self.device).view(3, 1, 1) for values in (_MEAN, _STD))
         return pictures.div_(255.0).sub_(mean).div_(std)
 
-    def _last_maps(self, pictures: torch.Tensor) -> torch.Tensor:
+    def _last_maps(self, pictures: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """The last maps, and what they are before the last norm where that is wanted."""
         network = self.network
         if self.member.family is _VGG:
-            maps: torch.Tensor = network.features(pictures)
-            return maps
+            return network.features(pictures), None
         maps = network.maxpool(network.relu(network.bn1(network.conv1(pictures))))
-        for stage in (network.layer1, network.layer2, network.layer3, network.layer4):
+        for stage in (network.layer1, network.layer2, network.layer3):
             maps = stage(maps)
-        return maps
+        if self._last_norm is None:
+            return network.layer4(maps), None
+        *blocks, last = network.layer4
+        for block in blocks:
+            maps = block(maps)
+        convolved = _last_convolution(last, maps)
+        return functional.relu(self._last_norm(convolved) + maps), convolved + maps
 
     def _hidden(self, maps: torch.Tensor) -> torch.Tensor:
         """What the last layer takes; of a VGG without its classifier, what its first layer would take."""
@@ -312,6 +336,24 @@ def _checked(options: ImageNetOptions, name: str) -> tuple[str, ...]:
     if options.tap not in taps:
         raise OptionError(f"encoder {name!r}: there is no tap={options.tap}; it has {', '.join(taps)}.")
     return score_names(options.classes, scores=options.scores, published=() if options.weights else IMAGENET_1000)
+
+
+def _taken_out(network: Any) -> nn.Module:
+    # The last norm: it stays out of the last convolution, whose own output is wanted.
+    last = network.layer4[-1]
+    name = "bn3" if isinstance(last, Bottleneck) else "bn2"
+    norm: nn.Module = getattr(last, name)
+    setattr(last, name, nn.Identity())
+    return norm
+
+
+def _last_convolution(block: Any, maps: torch.Tensor) -> torch.Tensor:
+    """What the last convolution of a ResNet's block gives, of the block's input."""
+    inner = block.relu(block.bn1(block.conv1(maps)))
+    if isinstance(block, Bottleneck):
+        inner = block.relu(block.bn2(block.conv2(inner)))
+    convolved: torch.Tensor = block.conv3(inner) if isinstance(block, Bottleneck) else block.conv2(inner)
+    return convolved
 
 
 def _renamed(state: State) -> dict[str, torch.Tensor]:
