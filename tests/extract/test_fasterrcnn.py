@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
@@ -16,6 +17,7 @@ from vidloc.extract import fasterrcnn
 from vidloc.extract.base import Sample
 from vidloc.extract.fasterrcnn import VOCABULARY, FasterRCNNOptions
 from vidloc.extract.regions import SelectionRule, select
+from vidloc.extract.weights import sha256_of
 from vidloc.testing import deterministic_fill
 from vidloc.testing.deterministic_fill import filled
 
@@ -256,6 +258,73 @@ class TestRows:
         assert len(template.vocabulary) == len(VOCABULARY) == 91
         assert (VOCABULARY[0], VOCABULARY[1], VOCABULARY[90]) == ("__background__", "person", "toothbrush")
         assert template.preprocessing["box_feature"] == "repooled"
+
+
+class TestGivenBoxes:
+    @pytest.fixture
+    def ground_truth(self, tmp_path):
+        path = tmp_path / "boxes.csv"
+        path.write_text(
+            "item_id,time_s,x1,y1,x2,y2,label\n"
+            "P01_01,0.25,0.1,0.2,0.5,0.9,3\nP01_01,0.25,0,0,1,1,0\nP01_01,9,0,0,1,1,0\nother,0,0,0,1,1,0\n"
+        )
+        return path
+
+    def test_13_vectors_are_those_of_the_boxes_and_the_rest_is_the_files(
+        self, checkpoint, encoder, build_encoder, ground_truth, tmp_path
+    ):
+        (tmp_path / "nouns.txt").write_text("pan\ncup\nlid\nknife\n")
+        given = build_encoder(
+            "fasterrcnn", weights=checkpoint, min_size=SIDE_PX, boxes=ground_truth, classes=tmp_path / "nouns.txt"
+        )
+        samples = [replace(frame("a"), item_id="P01_01"), replace(frame("b", 256, 192), item_id="P01_01")]
+        far = replace(samples[0], pts_s=np.array([5.0]))
+        rows = given.encode([*samples, far])
+        assert rows.counts["regions"].tolist() == [2, 2, 0]
+        boxes = np.array([[0.1, 0.2, 0.5, 0.9], [0, 0, 1, 1]], np.float32)
+        for k, sample in enumerate(samples):
+            assert np.array_equal(rows.entries("boxes")[k], boxes)
+            alone = encoder.features_of(sample.data, boxes)
+            assert np.abs(rows.entries("features")[k] - alone).max() <= 1e-5 * np.abs(alone).max()
+        assert rows.entries("labels")[0].tolist() == [3, 0]
+        assert rows.entries("scores")[0].tolist() == [1, 1]
+        template = given.stream()
+        assert template.vocabulary == ("pan", "cup", "lid", "knife")
+        assert template.preprocessing["given_boxes_sha256"] == sha256_of(ground_truth)
+        assert "boxes" not in given.options.model_dump()
+
+    def test_an_item_that_the_file_does_not_know_fails(self, checkpoint, build_encoder, ground_truth):
+        given = build_encoder("fasterrcnn", weights=checkpoint, min_size=SIDE_PX, boxes=ground_truth)
+        with pytest.raises(MediaError, match=r"boxes\.csv has no boxes of this item"):
+            given.encode([replace(frame("a"), item_id="P01_02")])
+
+    def test_only_repooled_vectors_can_be_made(self):
+        with pytest.raises(OptionError, match="box_feature=proposal is for detected boxes"):
+            FasterRCNNOptions.parse({"boxes": "b.csv", "box_feature": "proposal"}, where="encoder 'fasterrcnn'")
+
+    def test_files_are_looked_at_before_any_work(self, tmp_path):
+        options = FasterRCNNOptions(weights="random:0", boxes=str(tmp_path / "none.csv"))
+        with pytest.raises(OptionError, match=r"boxes=.*none\.csv: there is no such file or folder"):
+            fasterrcnn.FasterRCNNEncoder.check_weights(options, name="fasterrcnn")
+
+
+class TestClasses:
+    def test_a_detector_of_other_classes_is_named_by_a_file(self, build_encoder, tmp_path):
+        network = fasterrcnn.build("v1", min_size=SIDE_PX, num_classes=4)
+        torch.save(tame(network.state_dict()), tmp_path / "epic.pth")
+        names = tmp_path / "EPIC_noun_classes.csv"
+        names.write_text("noun_id,class_key,nouns\n0,pan,['pan']\n1,cup,['cup']\n2,lid,['lid']\n")
+        options = {"weights": tmp_path / "epic.pth", "min_size": SIDE_PX, "min_boxes": 3}
+        encoder = build_encoder("fasterrcnn", **options, classes=names)
+        quick(encoder.network)
+        labels = encoder.encode([frame("a")]).fields["labels"]
+        assert len(labels) >= 3
+        assert ((labels >= 1) & (labels <= 3)).all()
+        assert encoder.stream().vocabulary == ("__background__", "pan", "cup", "lid")
+        assert build_encoder("fasterrcnn", **options).stream().vocabulary == ()
+        names.write_text("noun_id,class_key,nouns\n0,pan,['pan']\n")
+        with pytest.raises(OptionError, match=r"names 1 classes, the weights have 3 and the background"):
+            build_encoder("fasterrcnn", **options, classes=names)
 
 
 class TestSelection:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
@@ -10,9 +11,10 @@ import safetensors.torch
 import torch
 from torch.nn import functional
 
-from vidloc.errors import WeightsError
-from vidloc.extract.lfb_r50 import Bottleneck, LFBNetwork, NonLocal, folded
-from vidloc.testing.deterministic_fill import fill, filled
+from vidloc.errors import OptionError, WeightsError
+from vidloc.extract.base import Sample
+from vidloc.extract.lfb_r50 import Bottleneck, LFBNetwork, LFBOptions, NonLocal, folded, region_features
+from vidloc.testing.deterministic_fill import fill, filled, frames
 
 TOLERANCE = 1e-5  # of the maximum
 SMALL = {"num_frames": 8, "short_side_px": 64, "crop_px": 64}
@@ -191,6 +193,49 @@ def test_operators_of_the_whole_model_are_left_aside(blobs, checkpoint, build_en
     safetensors.torch.save_file(whole, path)
     pairs = [list(build_encoder("lfb_r50", weights=p, **SMALL).network.parameters()) for p in (path, checkpoint)]
     assert all(torch.equal(a, b) for a, b in zip(*pairs, strict=True))
+
+
+class TestRegions:
+    def test_a_box_is_the_largest_number_of_its_places_in_the_mean_over_time(self):
+        """On a map whose numbers grow with column and row, by what aligning does to a plane: it reads the plane."""
+        rows, columns = torch.meshgrid(torch.arange(8.0), torch.arange(12.0), indexing="ij")
+        plane = torch.stack([columns, 10 * rows])
+        maps = torch.stack([plane - 1, plane + 1], dim=1)[None]  # two times whose mean is the plane
+        box = torch.tensor([[1 / 6, 1 / 4, 4 / 6, 3 / 4]])
+        vector = region_features(maps, [box], (128, 192))[0]
+        # In the map the box goes from column 2 to 8 and from row 2 to 6. A seventh of that is less than a cell, so that
+        # each place is read once, in its middle; the last one's lies half a place before the end.
+        assert vector.tolist() == pytest.approx([8 - 6 / 14, 10 * (6 - 4 / 14)], abs=1e-4)
+
+    def test_rows_of_given_boxes(self, checkpoint, build_encoder, tmp_path):
+        path = tmp_path / "persons.csv"
+        path.write_text(
+            "item_id,time_s,x1,y1,x2,y2,score,label\na,0.5,0.25,0,0.75,1,0.9,1\na,0.5,0,0,1,1,0.95,1\nb,0.5,0,0,0.5,0.5,1,1\n"
+        )
+        encoder = build_encoder("lfb_r50", weights=checkpoint, boxes=path, **SMALL)
+        samples = [
+            Sample(
+                (Fraction(0), Fraction(1)), frames(item, 8, 64, width), np.arange(8) / 8, (2 * width, 128), item_id=item
+            )
+            for item, width in (("a", 96), ("b", 64))
+        ]
+        far = replace(samples[0], span=(Fraction(5), Fraction(6)))
+        rows = encoder.encode([*samples, far])
+        assert rows.counts["regions"].tolist() == [2, 1, 0]
+        assert rows.fields["boxes"].tolist() == [[0, 0, 1, 1], [0.25, 0, 0.75, 1], [0, 0, 0.5, 0.5]]
+        assert rows.fields["image_size"].tolist() == [[192, 128], [128, 128], [192, 128]]
+        with torch.inference_mode():
+            pixels = ((torch.from_numpy(samples[0].data).float() / 255 - 0.45) / 0.225).permute(3, 0, 1, 2)[None]
+            maps = encoder.network.maps(pixels)
+            alone = region_features(maps, [torch.from_numpy(rows.entries("boxes")[0])], (64, 96)).numpy()
+        assert close(rows.entries("features")[0], alone)
+        template = encoder.stream()
+        assert (template.kind, template.fields["features"].row_shape) == ("objects", ("regions", 2048))
+        assert encoder.input.size.crop_px is None
+
+    def test_scores_are_of_whole_clips(self):
+        with pytest.raises(OptionError, match="leave one out"):
+            LFBOptions.parse({"boxes": "b.csv", "scores": "true"}, where="encoder 'lfb_r50'")
 
 
 @pytest.mark.parametrize(

@@ -195,6 +195,35 @@ ENCODER = Letters
     return path
 
 
+def test_samples_say_which_item_they_are_of(folder, tmp_path):
+    """So that an encoder may be told something of each item by a file of its own."""
+    table = tmp_path / "numbered.py"
+    table.write_text(
+        f'''
+"""The number in an item's name."""
+import importlib.util
+import numpy as np
+from vidloc.core.rows import Rows
+spec = importlib.util.spec_from_file_location("mean_colour_base", {COLOUR!r})
+base = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(base)
+
+class Numbered(base.MeanColour):
+    def encode(self, samples):
+        rows = super().encode(samples).fields["features"]
+        numbers = np.array([float(s.item_id[1:3]) for s in samples], np.float32)
+        return Rows.dense(features=np.broadcast_to(numbers[:, None], rows.shape).copy())
+
+ENCODER = Numbered
+''',
+        encoding="utf-8",
+    )
+    extract(tmp_path / "s.zarr", [f"numbers={table}:batch=64"], of_folder(folder))
+    with open_store(tmp_path / "s.zarr") as store:
+        found = {item: set(store.read("numbers", item).fields["features"].ravel()) for item in store.items("numbers")}
+    assert found == {f"v{k:02d}.mp4": {k} for k in range(5)}
+
+
 class TestFailures:
     @pytest.fixture
     def fragile(self, tmp_path) -> Path:

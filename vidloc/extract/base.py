@@ -100,6 +100,7 @@ class Sample:
         pts_s: presentation times of the frames used, seconds; empty for sound and text.
         image_size: decoded width and height after display rotation; `None` for sound and text.
         key: annotation id, for text.
+        item_id: the item it is of, for encoders that are told something of each item besides; empty outside a run.
     """
 
     span: tuple[Fraction, Fraction]
@@ -107,6 +108,7 @@ class Sample:
     pts_s: NDArray[np.float64]
     image_size: tuple[int, int] | None = None
     key: str | None = None
+    item_id: str = ""
 
 
 class EncoderOptions(Options):

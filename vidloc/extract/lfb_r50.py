@@ -4,6 +4,10 @@
 every second block of the second stage, within groups of four times, and of the third, over all. The row is the last map
 averaged over times and positions, 2048 numbers: the short clip's feature, or an entry of a verb bank.
 
+With `boxes=PATH` (see `given_boxes.py`) the rows are those of regions, such as the persons of AVA: the last map
+averaged over time, each box aligned to 7 x 7 places of it, and the largest number of those. Frames are not cropped
+then, so that no box is cut.
+
 Checkpoints are Caffe2 pickles; `vidloc weights convert` makes safetensors of them, whose blob names load here. Their
 batch norms are frozen into a scale and a shift per channel, which are folded into the convolutions on the way, as are
 norms that still have a mean and a variance. Feature bank operators are left aside: they are the head's.
@@ -12,22 +16,32 @@ norms that still have a mean and a variance. Feature bank operators are left asi
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from fractions import Fraction
-from typing import NamedTuple
+from itertools import groupby
+from typing import Any, NamedTuple, Self
 
+import numpy as np
 import torch
-from pydantic import Field
+from numpy.typing import NDArray
+from pydantic import Field, JsonValue, model_validator
 from torch import nn
 from torch.nn import functional
+from torchvision.ops import roi_align
 
 from vidloc.core.records import Source
+from vidloc.core.rows import Rows
 from vidloc.errors import WeightsError
-from vidloc.extract.base import FrameSize
+from vidloc.extract.base import EncoderOptions, FrameSize, Sample, StreamTemplate, arithmetic
 from vidloc.extract.clip_classifier import ClassifierOptions, ClipClassifier, State
+from vidloc.extract.given_boxes import GivenBoxes, GivenBoxesOptions
 from vidloc.extract.preparation import CroppedOptions, Preparation
+from vidloc.extract.regions import displayed_size_of, region_fields, region_rows
 
 NUM_FEATURES = 2048
+_STRIDE_PX = 16  # of the last map
+_ROI_PLACES = 7
 _GROUP = 4  # times of the second stage's non-local blocks that see each other
 _EPSILON = 1.0000001e-5  # of norms that are not yet frozen
 _MEAN, _STD = (0.45, 0.45, 0.45), (0.225, 0.225, 0.225)
@@ -54,7 +68,7 @@ _STAGES = (
 )
 
 
-class LFBOptions(ClassifierOptions, CroppedOptions):
+class LFBOptions(ClassifierOptions, CroppedOptions, GivenBoxesOptions):
     """Options of the LFB network."""
 
     num_frames: int = Field(32, ge=8, multiple_of=8, description="Frames of a clip; the published weights take 32.")
@@ -63,7 +77,18 @@ class LFBOptions(ClassifierOptions, CroppedOptions):
         1, ge=1, le=2, description="Of the last stage: 1 in weights for EPIC-KITCHENS, 2 for AVA and Charades."
     )
     short_side_px: int = Field(256, ge=64, description="Length that the shorter side of a frame is resized to.")
-    crop_px: int = Field(256, ge=64, multiple_of=32, description="Side of the square cut from the centre.")
+    crop_px: int = Field(
+        256,
+        ge=64,
+        multiple_of=32,
+        description="Side of the square cut from the centre; nothing is cut with boxes=PATH.",
+    )
+
+    @model_validator(mode="after")
+    def _scores_are_of_clips(self) -> Self:
+        if self.boxes and self.scores:
+            raise ValueError("scores=true gives the classes of whole clips, boxes=PATH rows of regions; leave one out")
+        return self
 
 
 class NonLocal(nn.Module):
@@ -177,6 +202,54 @@ class LFBClipNetwork(ClipClassifier):
         differs="frozen norms are folded into convolutions",
     )
 
+    def __init__(self, options: EncoderOptions, *, name: str, device: torch.device) -> None:
+        super().__init__(options, name=name, device=device)
+        self._given = self.options.given_boxes()
+
+    @classmethod
+    def check_weights(cls, options: EncoderOptions, *, name: str) -> None:
+        """See the base class."""
+        super().check_weights(options, name=name)
+        if isinstance(options, LFBOptions):
+            options.check_boxes()
+
+    def stream(self) -> StreamTemplate:
+        """One vector per row, or one per given box."""
+        template = super().stream()
+        if self._given is None:
+            return template
+        described: dict[str, JsonValue] = {
+            **template.preprocessing,
+            "crop": "none",
+            "tap": "last map, mean over time, boxes aligned to 7 x 7 places, maximum of these",
+            "boxes": "normalised xyxy, half-open, continuous pixel coordinates; the whole frame is 0 0 1 1",
+            "given_boxes_sha256": self._given.sha256(),
+        }
+        fields = region_fields(NUM_FEATURES, self.options.dtype)
+        return replace(template, kind="objects", fields=fields, preprocessing=described)
+
+    def encode(self, samples: Sequence[Sample]) -> Rows:
+        """Rows of clips or of their regions, float32."""
+        if self._given is None:
+            return super().encode(samples)
+        # Uncropped frames of several videos may differ in size.
+        runs = [list(run) for _, run in groupby(samples, key=lambda sample: np.shape(sample.data))]
+        with arithmetic(self.device, self.options.precision):
+            found = [regions for run in runs for regions in self._regions(run, self._given)]
+        return region_rows(found, samples)
+
+    def _regions(self, samples: Sequence[Sample], given: GivenBoxes) -> list[dict[str, NDArray[Any]]]:
+        known = [given.at(s.item_id, float(sum(s.span) / 2), displayed_size_of(s)) for s in samples]
+        boxes = [torch.from_numpy(found.boxes).to(self.device) for found in known]
+        clips = self.preparation.clips(samples, self.device)
+        vectors = torch.split(
+            region_features(self.network.maps(clips), boxes, clips.shape[-2:]), [len(b) for b in boxes]
+        )
+        return [
+            {"boxes": k.boxes, "scores": k.scores, "labels": k.labels, "features": v.cpu().numpy()}
+            for k, v in zip(known, vectors, strict=True)
+        ]
+
     def build(self, num_classes: int) -> LFBNetwork:
         """See the base class."""
         return LFBNetwork(num_classes if self.options.scores else None, dilation=self.options.dilation)
@@ -198,8 +271,26 @@ class LFBClipNetwork(ClipClassifier):
     @property
     def preparation(self) -> Preparation:
         """The frames spread over the window, resized without antialiasing."""
-        size = FrameSize(self.options.short_side_px, self.options.crop_px, antialias=False)
+        crop_px = None if self.options.boxes else self.options.crop_px
+        size = FrameSize(self.options.short_side_px, crop_px, antialias=False)
         return Preparation(self.options.num_frames, self.options.num_frames / self.options.window_s, size, _MEAN, _STD)
+
+
+def region_features(maps: torch.Tensor, boxes: Sequence[torch.Tensor], size_px: Sequence[int]) -> torch.Tensor:
+    """Vectors `(num_boxes, 2048)` of boxes of clips, those of the first clip first.
+
+    Args:
+        maps: last maps `(batch, 2048, times, rows, columns)`.
+        boxes: per clip `(n, 4)`, x1 y1 x2 y2 over width and height; n may be 0.
+        size_px: height and width of the frames that the network saw.
+    """
+    height, width = size_px
+    pixels = [b * b.new_tensor([width, height, width, height]) for b in boxes]
+    # As Caffe2 aligns: places are not shifted by half a pixel, and as many samples are taken as a place is large.
+    aligned: torch.Tensor = roi_align(
+        maps.float().mean(2), pixels, _ROI_PLACES, 1 / _STRIDE_PX, sampling_ratio=0, aligned=False
+    )
+    return aligned.amax((2, 3))
 
 
 def folded(blobs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

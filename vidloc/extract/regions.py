@@ -1,4 +1,6 @@
-"""Which boxes of a detector are kept: torchvision's order of steps, with the rules of bottom-up attention as options.
+"""Regions of pictures: how they are stored, and which boxes of a detector are kept.
+
+The steps of keeping are torchvision's in order, with the rules of bottom-up attention as options.
 
 Every proposal has one candidate box and score per class. Candidates are clipped to the picture, those below the score
 or hardly a pixel are dropped, non-maximum suppression runs within each class or over all of them, and the best remain.
@@ -7,12 +9,18 @@ or hardly a pixel are dropped, non-maximum suppression runs within each class or
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torchvision.ops import batched_nms, nms
 from torchvision.ops import boxes as box_ops
+
+from vidloc.core.rows import FieldSpec, Rows
+from vidloc.extract.base import Sample
 
 _SMALLEST_SIDE_PX = 1e-2  # torchvision's: drops boxes that clipping has emptied
 _FIRST_CANDIDATES = 2000
@@ -54,6 +62,35 @@ class Regions:
     scores: torch.Tensor
     labels: torch.Tensor
     proposals: torch.Tensor
+
+
+def region_fields(num_features: int, dtype: str) -> dict[str, FieldSpec]:
+    """Fields of a stream of regions: four ragged ones along one axis, `regions`, and two plain ones."""
+    return {
+        "boxes": FieldSpec(row_shape=("regions", 4), dtype="float32"),
+        "scores": FieldSpec(row_shape=("regions",), dtype="float32"),
+        "labels": FieldSpec(row_shape=("regions",), dtype="int32"),
+        "features": FieldSpec(row_shape=("regions", num_features), dtype=dtype),
+        "pts_s": FieldSpec(row_shape=(), dtype="float64"),
+        "image_size": FieldSpec(row_shape=(2,), dtype="int32"),
+    }
+
+
+def region_rows(found: Sequence[Mapping[str, NDArray[Any]]], samples: Sequence[Sample]) -> Rows:
+    """Rows of the ragged fields of each sample, with the time of its middle frame and the size of its pictures."""
+    return Rows.joined(
+        Rows.ragged("regions", **{name: [regions[name] for regions in found] for name in found[0]}),
+        Rows.dense(
+            pts_s=np.array([sample.pts_s[len(sample.pts_s) // 2] for sample in samples], dtype=np.float64),
+            image_size=np.array([displayed_size_of(sample) for sample in samples], dtype=np.int32),
+        ),
+    )
+
+
+def displayed_size_of(sample: Sample) -> tuple[int, int]:
+    """Width and height of a sample's picture before it was resized, as far as they are known."""
+    height, width = np.shape(sample.data)[-3:-1]
+    return sample.image_size or (width, height)
 
 
 def select(boxes: torch.Tensor, scores: torch.Tensor, image_size: tuple[int, int], rule: SelectionRule) -> Regions:

@@ -164,7 +164,7 @@ class _ItemDecoder:
     def _said(self) -> Iterator[Arrived]:
         for narration in self._item.narrations if self._texts else ():
             start, end = (Fraction(float(seconds)) for seconds in narration.span)
-            sample = Sample(span=(start, end), data=narration.text, pts_s=np.empty(0), key=narration.id)
+            sample = Sample((start, end), narration.text, np.empty(0), key=narration.id, item_id=self._item.item_id)
             for stream in self._texts:
                 self._counts[stream] += 1
                 yield Arrived(self._item.item_id, stream, sample)
@@ -211,7 +211,7 @@ class _ItemDecoder:
     def _taken(self, samples: Iterable[tuple[str, int, Sample]]) -> Iterator[Arrived]:
         for stream, _, sample in samples:
             self._counts[stream] += 1
-            yield Arrived(self._item.item_id, stream, sample)
+            yield Arrived(self._item.item_id, stream, replace(sample, item_id=self._item.item_id))
 
     def _known_clock(self, path: Path) -> _Clock | None:
         """The picture's clock as an earlier run measured it on this file, so that sound alone decodes no picture."""
