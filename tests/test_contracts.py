@@ -30,11 +30,25 @@ SMALL = {
     **{name: {"side_px": "64"} for name in ("resnet34", "resnet50", "vgg16")},
     "lfb_r50": {"num_frames": "8", "short_side_px": "64", "crop_px": "64"},
     **{name: {"frame": "crop", "crop_px": "64"} for name in ("tsn_rgb_bninception", "tsn_rgb_r50")},
+    "tsn_flow_bninception": {
+        "frame": "crop",
+        "short_side_px": "128",
+        "crop_px": "64",
+        "flow": "raft_small",
+        "flow_weights": "random:0",
+        "flow_updates": "1",
+    },
 }
 
 
 # Large members of families, each with a sibling that runs the same code in a fraction of the time.
-SIBLINGS = {"slowfast_r101": "slowfast_r50", "r2plus1d_r50": "i3d_r50", "resnet152": "resnet50", "vgg19": "vgg16"}
+SIBLINGS = {
+    "slowfast_r101": "slowfast_r50",
+    "r2plus1d_r50": "i3d_r50",
+    "resnet152": "resnet50",
+    "vgg19": "vgg16",
+    "tsn_flow_r50": "tsn_flow_bninception",
+}
 # Names that take a model's folder, and those whose untrained networks are large: tests/extract/test_hf.py, test_bert.py
 # and test_clip.py run the same checks on small ones.
 ELSEWHERE = {*(name for name in entries("encoders") if name.endswith(":")), "bert", "clip_image", "clip_text"}

@@ -16,7 +16,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field, JsonValue
@@ -27,7 +27,7 @@ from vidloc.core.records import Source
 from vidloc.extract import bn_inception
 from vidloc.extract.base import EncoderOptions, FrameInput, FrameSize, Sample, stacked
 from vidloc.extract.clip_classifier import ClipClassifier, State, TwoTaskOptions, joined
-from vidloc.extract.preparation import CroppedOptions, by_channel, resize_described
+from vidloc.extract.preparation import ClipPreparation, CroppedOptions, by_channel, resize_described
 
 NAMES = ("tsn_rgb_bninception", "tsn_rgb_r50")
 
@@ -41,46 +41,59 @@ _IMAGENET_CLASSIFIER = re.compile(r"(fc|last_linear)\.")
 
 
 @dataclass(frozen=True)
-class _Member:
-    backbone: Callable[[], nn.Module]
+class Member:
+    """One network of the family.
+
+    Attributes:
+        backbone: builds it for a number of channels; from pictures to one vector each.
+        num_features: length of that vector.
+        frame: how its publishers framed.
+        levels: whether it takes numbers in 0..255, blue first; else in [0, 1], red first.
+        mean: subtracted, by channel in that order and range.
+        std: what they are then divided by.
+    """
+
+    backbone: Callable[[int], nn.Module]
     num_features: int
-    frame: Framing  # what its publishers used
-    bgr: bool
-    mean: tuple[float, float, float]  # by channel, in the order and range that it takes
-    std: tuple[float, float, float]
+    frame: Framing
+    levels: bool
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
     paper: str
     code: str
     licence: str
 
 
-def _resnet50() -> nn.Module:
+def resnet50(in_channels: int) -> nn.Module:
+    """ResNet-50 of torchvision up to its average, of pictures or of stacks of flow."""
     network: nn.Module = models.resnet50()
+    network.conv1 = nn.Conv2d(in_channels, 64, 7, stride=2, padding=3, bias=False)
     network.fc = nn.Identity()
     return network
 
 
-_TSN = "Wang et al. Temporal Segment Networks: Towards Good Practices for Deep Action Recognition. ECCV 2016."
-_MEMBERS: Mapping[str, _Member] = {
-    "tsn_rgb_bninception": _Member(
+TSN_PAPER = "Wang et al. Temporal Segment Networks: Towards Good Practices for Deep Action Recognition. ECCV 2016."
+MEMBERS: Mapping[str, Member] = {
+    "tsn_rgb_bninception": Member(
         bn_inception.BNInception,
         bn_inception.NUM_FEATURES,
         "stretch",
-        bgr=True,
+        levels=True,
         mean=(104.0, 117.0, 128.0),
         std=(1.0, 1.0, 1.0),
-        paper=f"{_TSN} Ioffe and Szegedy. Batch Normalization. ICML 2015; as used by Furnari and Farinella. "
+        paper=f"{TSN_PAPER} Ioffe and Szegedy. Batch Normalization. ICML 2015; as used by Furnari and Farinella. "
         "Rolling-Unrolling LSTMs. TPAMI 2021.",
         code="https://github.com/fpv-iplab/rulstm",
         licence="no separate licence is stated for the published weights",
     ),
-    "tsn_rgb_r50": _Member(
-        _resnet50,
+    "tsn_rgb_r50": Member(
+        resnet50,
         2048,
         "crop",
-        bgr=False,
+        levels=False,
         mean=(0.485, 0.456, 0.406),
         std=(0.229, 0.224, 0.225),
-        paper=f"{_TSN} He et al. Deep Residual Learning for Image Recognition. CVPR 2016.",
+        paper=f"{TSN_PAPER} He et al. Deep Residual Learning for Image Recognition. CVPR 2016.",
         code="https://github.com/epic-kitchens/C1-Action-Recognition-TSN-TRN-TSM",
         licence="CC BY-NC 4.0 (weights for EPIC-KITCHENS)",
     ),
@@ -114,8 +127,8 @@ class FramePreparation:
 
     size: FrameSize
     bgr: bool
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
 
     @property
     def input(self) -> FrameInput:
@@ -155,10 +168,17 @@ class TSNNetwork(nn.Module):
 
 
 class TSN(ClipClassifier):
-    """Features of single frames by a network that learned with temporal segments."""
+    """Features of single frames by a network that learned with temporal segments.
 
-    Options = TSNOptions
+    Class attributes:
+        members: networks by name.
+        in_channels: of what they are fed.
+    """
+
+    Options: ClassVar[type[EncoderOptions]] = TSNOptions
     options: TSNOptions
+    members: ClassVar[Mapping[str, Member]] = MEMBERS
+    in_channels: ClassVar[int] = 3
     network: Any
     classifier = "new_fc.weight"
     tap = "last map, mean over positions"
@@ -166,7 +186,7 @@ class TSN(ClipClassifier):
     memory_format = torch.channels_last
 
     def __init__(self, options: EncoderOptions, *, name: str, device: torch.device) -> None:
-        self.member = _MEMBERS[name]
+        self.member = self.members[name]
         self.num_features = self.member.num_features
         self.source = Source(
             paper=self.member.paper,
@@ -178,7 +198,9 @@ class TSN(ClipClassifier):
 
     def build(self, num_classes: int) -> nn.Module:
         """See the base class."""
-        return TSNNetwork(self.member.backbone(), self.num_features, num_classes if self.options.scores else None)
+        return TSNNetwork(
+            self.member.backbone(self.in_channels), self.num_features, num_classes if self.options.scores else None
+        )
 
     def renamed(self, state: State) -> State:
         """The TSN family's names, with classifiers of two tasks joined, and without any unless scores are wanted."""
@@ -215,14 +237,17 @@ class TSN(ClipClassifier):
         return scores
 
     @property
-    def preparation(self) -> FramePreparation:
-        """The frame of the row's centre."""
+    def size(self) -> FrameSize:
+        """How frames are resized and cropped."""
         frame = self.member.frame if self.options.frame == "published" else self.options.frame
         if frame == "stretch":
-            size = FrameSize(stretch_px=_STRETCHED_PX, antialias=True)
-        else:
-            size = FrameSize(self.options.short_side_px, self.options.crop_px, antialias=True)
-        return FramePreparation(size, self.member.bgr, self.member.mean, self.member.std)
+            return FrameSize(stretch_px=_STRETCHED_PX, antialias=True)
+        return FrameSize(self.options.short_side_px, self.options.crop_px, antialias=True)
+
+    @property
+    def preparation(self) -> ClipPreparation:
+        """The frame of the row's centre."""
+        return FramePreparation(self.size, self.member.levels, self.member.mean, self.member.std)
 
     def preferred_batch(self) -> int:
         """Frames per call."""
