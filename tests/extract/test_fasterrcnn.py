@@ -177,11 +177,12 @@ class TestAgainstTorchvision:
         for box, vector in zip(rows.fields["boxes"], rows.fields["features"], strict=True):
             nearest = np.abs(places - box).max(axis=1).argmin()
             assert np.abs(places[nearest] - box).max() < 1e-5
-            assert np.abs(vectors[nearest] - vector).max() <= 1e-5 * np.abs(vectors).max()
+            # The last bits of a box decide where its vector is pooled, and differ between kinds of processor.
+            assert np.abs(vectors[nearest] - vector).max() <= 3e-5 * np.abs(vectors).max()
         refined, repooled = encode(sample, box_feature="refined_box_proposal_feature"), encode(sample)
         assert np.array_equal(refined.fields["boxes"], repooled.fields["boxes"])
         for vector in refined.fields["features"]:
-            assert np.abs(vectors - vector).max(axis=1).min() <= 1e-5 * np.abs(vectors).max()
+            assert np.abs(vectors - vector).max(axis=1).min() <= 3e-5 * np.abs(vectors).max()
         assert not np.allclose(refined.fields["features"], repooled.fields["features"])
 
 
