@@ -196,7 +196,7 @@ class TestCommand:
             (["--encoder", COLOUR, "--stride", "fast"], "'fast' is no number"),
             (["--encoder", COLOUR, "--report", "/no/such/folder/r.json"], "is not a file in an existing folder"),
             (["--encoder", COLOUR, "--allow-failures", "-1"], "-1 is not in the range"),
-            ([], "name at least one --encoder or a --plan-file"),
+            ([], "name at least one --encoder, a --plan-file or a --recipe"),
         ],
     )
     def test_wrong_usage_exits_2(self, folder, tmp_path, arguments, message):

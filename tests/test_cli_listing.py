@@ -46,6 +46,9 @@ def test_description_names_types_ranges_defaults_source_and_licence():
     assert "paper: Feichtenhofer" in text
     assert "licence: Apache-2.0" in text
     assert "get: vidloc weights fetch slowfast_r50" in text
+    assert "align: centre | start [default: centre]" in text
+    assert "stride: text [default: 1/2]" in text
+    assert "align: " not in listed("heads", "linear")
 
 
 def test_a_path_works_wherever_a_name_does():

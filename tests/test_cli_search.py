@@ -121,7 +121,13 @@ def made_up_store(folder, path):
         generator = np.random.default_rng(0)
         for item, shades in {"red_green": [(1, 0, 0)] * 12 + [(0, 1, 0)] * 12, "blue": [(0, 0, 1)] * 8}.items():
             rows = np.float32(shades) * 100 + generator.standard_normal((len(shades), 3)).astype(np.float32)
-            writer.write("colours", item, Rows.dense(features=rows), colours.grid, extent=(0.0, len(shades) / 2))
+            writer.write(
+                "colours",
+                item,
+                Rows.dense(features=rows),
+                colours.rows.windows(None).grid,
+                extent=(0.0, len(shades) / 2),
+            )
             writer.commit(item)
         for item, said in SENTENCES.items():
             samples = [Sample((Fraction(0), Fraction(1)), text, np.empty(0), key=key) for _, _, text, key in said]

@@ -34,7 +34,7 @@ _COMMANDS: dict[str, tuple[str, str]] = {
     "store": ("store", "Look at, verify, merge and mend feature stores."),
     "index": ("search", "Build and inspect FAISS indexes over a stream."),
     "search": ("search", "Search a store by clip, row or text."),
-    "list": ("listing", "List encoders, heads and datasets, or describe one."),
+    "list": ("listing", "List encoders, heads, datasets and recipes, or describe one."),
     "weights": ("weights", "Fetch, check and convert checkpoints, and say where they are kept."),
     "check": ("check", "Run the shipped contract checks on a store, encoder or head."),
     "demo": ("demo", "Make a small labelled set of videos and run the whole way on it."),

@@ -19,7 +19,6 @@ from vidloc.core.timeline import (
     center_grid,
     frames_at_cells,
     num_center_rows,
-    start_timeline,
     valid_share,
 )
 from vidloc.errors import OptionError
@@ -197,41 +196,6 @@ def test_a_centre_grid_has_all_centres_before_the_end(window: Fraction, stride: 
     assert rows == 1 or grid.center(rows - 1) < duration
     assert grid.center(rows) >= duration
     assert grid.center(0) == stride / 2
-
-
-def test_start_grid_of_published_sets() -> None:
-    """Acceptance check 18."""
-    window, stride, gap = Fraction(32, 30), Fraction(16, 30), Fraction(1, 30)
-
-    def laid_out(num_frames: int, tail: str) -> tuple[object, int]:
-        return start_timeline(window, stride, num_frames * gap, tail=tail, frame_gap_s=gap)  # type: ignore[arg-type]
-
-    timeline, rows = laid_out(100, "drop")
-    assert (timeline, rows) == (TimeGrid(window, stride), 5)
-    timeline, rows = laid_out(100, "backpad")
-    assert rows == 6
-    assert isinstance(timeline, Spans)
-    assert timeline.array[-1].tolist() == [pytest.approx(68 / 30), pytest.approx(100 / 30)]
-    np.testing.assert_array_equal(timeline.array[:5], TimeGrid(window, stride).spans(5))
-    assert laid_out(20, "drop")[1] == 0
-    assert laid_out(20, "backpad") == laid_out(20, "pad") == (TimeGrid(window, stride), 1)
-    assert laid_out(96, "backpad") == (TimeGrid(window, stride), 5)
-    assert laid_out(100, "pad")[1] == 6
-
-
-@quickly
-@given(lengths, lengths, st.fractions(0, 20, max_denominator=1001), st.fractions(0, 1, max_denominator=60))
-def test_tails_of_start_grids(window: Fraction, stride: Fraction, duration: Fraction, gap: Fraction) -> None:
-    grid, dropped = start_timeline(window, stride, duration, tail="drop", frame_gap_s=gap)
-    assert dropped == 0 or grid.span(dropped - 1)[1] <= duration + gap / 2
-    assert grid.span(dropped)[1] > duration + gap / 2
-    _, padded = start_timeline(window, stride, duration, tail="pad")
-    assert padded == 1 or grid.center(padded - 1) < duration
-    assert grid.center(padded) >= duration
-    timeline, moved = start_timeline(window, stride, duration, tail="backpad")
-    assert moved >= max(start_timeline(window, stride, duration)[1], 1)
-    if isinstance(timeline, Spans):
-        assert timeline.array[-1, 1] == float(duration)
 
 
 # Which frame a cell shows

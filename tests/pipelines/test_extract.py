@@ -591,6 +591,6 @@ class TestPlan:
         text = "\n".join(plan.lines())
         assert "2 items found; 0 done already, 2 to do" in text
         assert "Missing: 1 videos that the annotations name: v09." in text
-        assert "windows of 1 s (4 frames) every 0.5 s (5 frames at 10 fps)" in text
+        assert "windows of 1 s (4 frames from 10) every 0.5 s (5 frames at 10 fps)" in text
         assert "stored as features[3] float16 (option dtype=float32 keeps full precision)" in text
         assert "WEIGHTS ARE RANDOM (random:7)" in text

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import json
 import signal
+from collections.abc import Mapping
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import click
 
-from vidloc.cli import EXIT_FAILURES, console, echo_json
+from vidloc.cli import EXIT_ERROR, EXIT_FAILURES, console, echo_json
 from vidloc.commands.sbatch import DEFAULT_PARTS, job_script
 from vidloc.core.grammar import EncoderPlan, parse_encoder, parse_part
+from vidloc.core.windows import Tail
 from vidloc.pipelines.extract import DEFAULT_STRIDE_S, ExtractPlan, ExtractReport, Selection, plan_extraction
 from vidloc.pipelines.extract import extract as run_extraction
 from vidloc.pipelines.extraction.encoders import read_encoder_file
 from vidloc.pipelines.extraction.items import open_dataset
 from vidloc.pipelines.extraction.progress import ConsoleProgress
+from vidloc.pipelines.extraction.recipes import find_recipe, recipe_of_dataset, with_options
+from vidloc.pipelines.extraction.segment_views import Views, parse_views
 
 _PATH = click.Path(path_type=Path)
 
@@ -30,6 +34,12 @@ _PATH = click.Path(path_type=Path)
     multiple=True,
     metavar="[STREAM=]NAME[:option=value,...]",
     help="Encoder to run; repeat for several. 'vidloc list encoders NAME' shows its options.",
+)
+@click.option(
+    "--recipe",
+    metavar="NAME",
+    help="Encoders and layouts of a published feature set ('vidloc list recipes'), or 'dataset' for those that heads "
+    "on --dataset expect. An --encoder of one of its streams adds options to it.",
 )
 @click.option("--plan-file", type=_PATH, help="Further encoders, one per line as after --encoder; # begins a comment.")
 @click.option(
@@ -55,7 +65,30 @@ _PATH = click.Path(path_type=Path)
     default=str(DEFAULT_STRIDE_S),
     show_default=True,
     metavar="SECONDS",
-    help="Between the centres of neighbouring rows, for all encoders: 0.5, 1/2, 1001/30000.",
+    help="Between neighbouring rows, for all encoders: 0.5, 1/2, 1001/30000.",
+)
+@click.option(
+    "--align",
+    type=click.Choice(("centre", "start")),
+    help="Rows on centres that all encoders share (the default), or from the start of the video, for all encoders.",
+)
+@click.option(
+    "--tail",
+    type=click.Choice(get_args(Tail)),
+    help="With --align start, windows that reach beyond the end: drop (the default), pad, or backpad (move back).",
+)
+@click.option(
+    "--windows",
+    type=click.Choice(("grid", "segments")),
+    default="grid",
+    show_default=True,
+    help="What rows answer: windows over the whole item, or each annotated segment by its views (see --views).",
+)
+@click.option(
+    "--views",
+    metavar="CLIPSxCROPS",
+    help="With --windows segments: clips along each segment, and crops of each clip: 1, 3, flips or ten-crop.  "
+    "[default: 10x3]",
 )
 @click.option(
     "--devices",
@@ -75,7 +108,9 @@ _PATH = click.Path(path_type=Path)
     metavar="N",
     help="Exit 0 although up to N items failed or are partial.",
 )
-@click.option("--plan", "plan_only", is_flag=True, help="Say what would be done, and stop.")
+@click.option(
+    "--plan", "plan_only", is_flag=True, help="Say what would be done, and stop; exit 1 if weights are missing."
+)
 @click.option(
     "--print-sbatch",
     is_flag=True,
@@ -102,11 +137,26 @@ def extract(ctx: click.Context, /, **flags: Any) -> None:
     --encoder does its own rows only. Two checkpoints of one network are two streams:
     --encoder verb=slowfast_r50:weights=v.pyth --encoder noun=slowfast_r50:weights=n.pyth.
 
+    Every encoder of pictures or sound takes the words align, stride, window, start, tail, rate and spare among its
+    options, over those of the run; lengths are seconds, or frames of the rate (16f). Rows as in published sets:
+
+    \b
+    --encoder i3d:align=start,rate=native,stride=4f            16 frames of the file's own, every 4, whole windows
+    --encoder slowfast_r50:align=start,rate=30,window=32f,stride=16f,tail=backpad
+    --encoder vggish:align=start,stride=1,tail=pad             one row per second
+
+    --recipe ego4d_slowfast --encoder slowfast_r101:weights=FILE    such a line, looked up
+
+    --windows segments makes one row per annotated segment, (views, ...), keyed by the annotation's id and beside other
+    streams of the item: --windows segments --views 10x3 --encoder clips=slowfast_r50 --dataset epic --annotations ...
+
+    A video too short for one window has no row with tail=drop; it is listed as absent, which is no failure.
+
     Exit codes: 0 all done (an item may lack a track), 1 an error before or while writing, 2 wrong usage, 3 some items
     failed or are partial (listed at the end), 130 or 143 stopped by Ctrl-C or SIGTERM, with everything so far kept.
     """
     report_file = _writable(flags["report"]) if flags["report"] else None
-    encoders = _encoders(flags["encoders"], flags["plan_file"])
+    encoders = _encoders(flags["encoders"], flags["plan_file"], flags["recipe"], flags["dataset"])
     if flags["print_sbatch"]:
         click.echo(job_script(ctx, parts=flags["parts"] or DEFAULT_PARTS), nl=False)
         return
@@ -121,10 +171,16 @@ def extract(ctx: click.Context, /, **flags: Any) -> None:
         patterns=flags["patterns"],
         part=parse_part(flags["part"]) if flags["part"] else None,
     )
-    run = {"stride_s": _seconds(flags["stride"]), "device": flags["devices"]}
+    run = {
+        "stride_s": _seconds(flags["stride"]),
+        "layout": {word: flags[word] for word in ("align", "tail") if flags[word]},
+        "views": _views(flags),
+        "device": flags["devices"],
+    }
     if flags["plan_only"]:
-        _print(plan_extraction(flags["store"], encoders, selection, **run), as_json=flags["as_json"])
-        return
+        plan = plan_extraction(flags["store"], encoders, selection, **run)
+        _print(plan, as_json=flags["as_json"])
+        ctx.exit(EXIT_ERROR if plan.missing_weights else 0)
     try:
         with ConsoleProgress(console(stderr=True)) as progress:
             report = run_extraction(flags["store"], encoders, selection, progress=progress, **run)
@@ -136,13 +192,41 @@ def extract(ctx: click.Context, /, **flags: Any) -> None:
     ctx.exit(_exit_code(report, flags["allow_failures"]))
 
 
-def _encoders(texts: tuple[str, ...], plan_file: Path | None) -> list[EncoderPlan]:
+def _encoders(
+    texts: tuple[str, ...], plan_file: Path | None, recipe: str | None, dataset: str | None
+) -> list[EncoderPlan]:
     plans = [parse_encoder(text) for text in texts]
     if plan_file is not None:
         plans += read_encoder_file(plan_file)
+    corpus = parse_encoder(dataset).name if dataset else None
+    if recipe is not None:
+        return with_options(find_recipe(recipe, dataset=corpus), plans)
     if not plans:
-        raise click.UsageError("name at least one --encoder or a --plan-file ('vidloc list encoders').")
+        raise click.UsageError(_proposal(corpus))
     return plans
+
+
+def _proposal(dataset: str | None) -> str:
+    found = recipe_of_dataset(dataset) if dataset else None
+    if found is None:
+        return (
+            "name at least one --encoder, a --plan-file or a --recipe ('vidloc list encoders', 'vidloc list recipes')."
+        )
+    lines = "".join(f"\n  --encoder {text}" for text in found.encoders)
+    return (
+        f"name at least one --encoder. Heads on {dataset} expect these, for which --recipe {found.name} is short "
+        f"({found.summary.rstrip('.')}):{lines}"
+    )
+
+
+def _views(flags: Mapping[str, Any]) -> Views | None:
+    if flags["windows"] == "grid":
+        if flags["views"]:
+            raise click.UsageError("--views goes with --windows segments.")
+        return None
+    if flags["align"] or flags["tail"]:
+        raise click.UsageError("--align and --tail go with --windows grid.")
+    return parse_views(flags["views"] or "10x3")
 
 
 def _seconds(text: str) -> Fraction:

@@ -14,7 +14,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +22,6 @@ from numpy.typing import NDArray
 from vidloc.errors import OptionError
 
 Seconds = float | Fraction
-Tail = Literal["drop", "pad", "backpad"]
 
 
 class Span(NamedTuple):
@@ -246,42 +245,6 @@ def num_center_rows(stride_s: Seconds, duration_s: Seconds) -> int:
     """Rows of a centre grid on a video of `duration_s`: all centres before its end, at least one."""
     stride = Fraction(stride_s)
     return max(math.ceil((Fraction(duration_s) - stride / 2) / stride), 1)
-
-
-def start_timeline(
-    window_s: Seconds,
-    stride_s: Seconds,
-    duration_s: Seconds,
-    *,
-    tail: Tail = "drop",
-    frame_gap_s: Seconds = 0,
-) -> tuple[Timeline, int]:
-    """Timeline and row count of a grid whose row 0 starts at 0, as published feature sets are laid out.
-
-    Args:
-        tail: `drop` keeps windows that end by `duration_s` plus half a frame gap; `pad` keeps those centred before
-            `duration_s`; `backpad` moves a last incomplete window back so that it ends at `duration_s` (irregular
-            times, therefore `Spans`).
-        frame_gap_s: time between two frames, for the slack of `drop`.
-
-    Returns:
-        The timeline and its number of rows. A video shorter than the window gives one padded row, none with `drop`.
-    """
-    window, stride, duration = Fraction(window_s), Fraction(stride_s), Fraction(duration_s)
-    grid = TimeGrid(window, stride)
-    reach = duration + Fraction(frame_gap_s) / 2
-    complete = max(math.floor((reach - window) / stride) + 1, 0)
-    if tail == "drop":
-        return grid, complete
-    if tail == "pad":
-        return grid, max(math.ceil((duration - window / 2) / stride), 1)
-    if complete == 0:
-        return grid, 1
-    last_end = grid.span(complete - 1)[1]
-    if last_end >= duration:
-        return grid, complete
-    spans = np.vstack([grid.spans(complete), [(float(duration - window), float(duration))]])
-    return Spans(spans), complete + 1
 
 
 def frames_at_cells(

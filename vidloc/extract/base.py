@@ -24,6 +24,8 @@ from vidloc.core.records import Kind, Source
 from vidloc.core.rows import FieldSpec, Rows
 from vidloc.errors import OptionError
 
+Place = Literal["centre", "near", "far", "top_left", "top_right", "bottom_left", "bottom_right"]
+
 
 @dataclass(frozen=True)
 class FrameSize:
@@ -34,12 +36,16 @@ class FrameSize:
         crop_px: side of the square cut from the centre; `None` keeps the whole frame.
         antialias: Pillow-like filtering when shrinking; off for torchvision and pytorchvideo networks.
         stretch_px: height and width that a frame of any aspect is resized to; in place of `short_side_px`.
+        place: where the square is cut: `near` and `far` are the ends of the longer side.
+        mirrored: the square is then flipped from left to right.
     """
 
     short_side_px: int | None = None
     crop_px: int | None = None
     antialias: bool = False
     stretch_px: tuple[int, int] | None = None
+    place: Place = "centre"
+    mirrored: bool = False
 
     def __post_init__(self) -> None:
         if self.short_side_px is not None and self.stretch_px is not None:
@@ -101,6 +107,7 @@ class Sample:
         image_size: decoded width and height after display rotation; `None` for sound and text.
         key: annotation id, for text.
         item_id: the item it is of, for encoders that are told something of each item besides; empty outside a run.
+        place: where it belongs among the samples of an item that come in another order (views of segments).
     """
 
     span: tuple[Fraction, Fraction]
@@ -109,6 +116,7 @@ class Sample:
     image_size: tuple[int, int] | None = None
     key: str | None = None
     item_id: str = ""
+    place: int = 0
 
 
 class EncoderOptions(Options):

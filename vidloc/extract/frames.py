@@ -13,14 +13,15 @@ Rules for times:
   times are put in order and the frames keep theirs.
 * A frame without a time comes one frame duration after its predecessor; one at or slightly before its predecessor's
   time replaces it. A jump of more than 1 s back or 10 minutes ahead ends the pass and is damage: no time is invented.
-* Rows are those whose centre lies before the end of the last frame, at least one.
+* Rows are those whose centre lies before the end of the last frame, at least one; where they are planned, those of
+  the plan.
 """
 
 from __future__ import annotations
 
 import heapq
 import math
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -30,12 +31,36 @@ from typing import Any
 import numpy as np
 
 from vidloc.core.timeline import TimeGrid
+from vidloc.core.windows import ListedWindows, Windows
 from vidloc.errors import MediaError
 from vidloc.extract.base import ClipInput, FrameInput, Sample
 from vidloc.extract.media import TrackDecoder, open_media, rate_text, video_track
 from vidloc.extract.pictures import Picture, PictureMaker, Shown
+from vidloc.extract.track_times import Gaps
 
-VideoWants = Mapping[str, tuple[ClipInput | FrameInput, TimeGrid]]
+
+@dataclass(frozen=True)
+class PlannedRows:
+    """Rows that depend on where a video ends, laid out before it is decoded.
+
+    Attributes:
+        windows: where they lie.
+        duration_s: how long the video is, by its packets (`vidloc.extract.track_times`).
+    """
+
+    windows: Windows
+    duration_s: Fraction
+
+    def __len__(self) -> int:
+        return self.windows.num_rows(self.duration_s)
+
+    def span(self, row: int) -> tuple[Fraction, Fraction]:
+        """Exact start and end of one row's window."""
+        return self.windows.span(row, self.duration_s)
+
+
+PictureRows = TimeGrid | PlannedRows | ListedWindows
+VideoWants = Mapping[str, tuple[ClipInput | FrameInput, PictureRows]]
 
 _MAX_STEP_BACK_S = Fraction(1)
 _MAX_GAP_S = Fraction(600)
@@ -79,7 +104,8 @@ class VideoPass:
 
     Args:
         path: the file.
-        wants: per stream what each sample must be, and the grid of its rows.
+        wants: per stream what each sample must be, and the grid of its rows (as many as the video has room for), the
+            rows that were planned, or a list of windows, each of which is made.
         threads: that the decoder may use; 0 is one per core.
 
     Raises (while iterating):
@@ -151,42 +177,12 @@ class VideoPass:
         )
 
 
-class _Gaps:
-    """Ticks between neighbouring frames, kept as counts: a long video has few distinct ones."""
-
-    def __init__(self) -> None:
-        self._counts: Counter[int] = Counter()
-
-    def add(self, ticks: int) -> None:
-        self._counts[ticks] += 1
-
-    def median(self) -> int | None:
-        """The (lower) median gap, `None` for fewer than two frames."""
-        half = (self._counts.total() + 1) // 2
-        for ticks in sorted(self._counts):
-            half -= self._counts[ticks]
-            if half <= 0:
-                return ticks
-        return None
-
-    def vary(self) -> bool:
-        """Whether a gap differs from the median by more than a tenth of it.
-
-        One tick of rounding is allowed where a gap has several: Matroska counts in milliseconds.
-        """
-        median = self.median()
-        if median is None:
-            return False
-        allowed = max(median / 10, 1 if median >= 4 else 0)
-        return any(abs(ticks - median) > allowed for ticks in self._counts)
-
-
 class _OrderedFrames:
     """Decoded frames with their ticks from the first frame, in display order and ascending."""
 
     def __init__(self, container: Any, track: Any) -> None:
         self.decoder: TrackDecoder[Any] = TrackDecoder(container, track)
-        self.gaps = _Gaps()
+        self.gaps = Gaps()
         self.num_frames = 0
         self.origin_tick = 0
         self._container = container
@@ -299,34 +295,36 @@ class _OrderedFrames:
 class _Windows:
     """Rows of one stream that wait for frames, by the tick of the next cell to fill."""
 
-    def __init__(self, name: str, want: ClipInput | FrameInput, grid: TimeGrid, *, time_base: Fraction) -> None:
+    def __init__(self, name: str, want: ClipInput | FrameInput, rows: PictureRows, *, time_base: Fraction) -> None:
         self._name = name
         self._want = want
-        self._grid = grid
+        self._rows = rows
         self._base = time_base
-        in_window, after = (want.num_frames, want.frames_after) if isinstance(want, ClipInput) else (1, 0)
-        self._num_cells = in_window + after
-        # Cell c of row r has its midpoint at (first + r * row_step + c * cell_step) / unit ticks, all four integers.
-        cell = grid.window_s / in_window
-        parts = [x / time_base for x in (grid.start_s + cell / 2, grid.stride_s, cell)]
-        self._unit = math.lcm(*(p.denominator for p in parts))
-        self._first, self._row_step, self._cell_step = (int(p * self._unit) for p in parts)
+        self._in_window, after = (want.num_frames, want.frames_after) if isinstance(want, ClipInput) else (1, 0)
+        self._num_cells = self._in_window + after
+        match rows:
+            case TimeGrid():
+                self._planned = None
+            case PlannedRows():
+                self._planned = len(rows)
+            case ListedWindows():
+                self._planned = len(rows.spans)
         self._next_row = 0
         self._waiting: list[tuple[int, int, int]] = []
-        self._filled: dict[int, list[tuple[int, Picture]]] = {}
+        self._filled: dict[int, _Filling] = {}
         self._open_row()
 
     def show(self, shown: Shown, *, until: int) -> Iterator[tuple[str, int, Sample]]:
         """Fill the cells that see a frame which is on screen until a tick; yield the rows that are full."""
-        while self._waiting[0][0] <= until:
+        while self._waiting and self._waiting[0][0] <= until:
             yield from self._fill_next(shown)
 
     def finish(self, shown: Shown, duration_s: Fraction) -> Iterator[tuple[str, int, Sample]]:
-        """Fill what is left with the last frame; rows centred after the end are dropped."""
-        before_end = (duration_s - self._grid.first_center_s) / self._grid.stride_s
-        num_rows = max(math.ceil(before_end), 1)
+        """Fill what is left with the last frame; rows centred after the end are dropped, unless they were listed."""
         while self._waiting:
-            if self._waiting[0][1] < num_rows:
+            row = self._waiting[0][1]
+            start, end = self._rows.span(row)
+            if row == 0 or (start + end) / 2 < duration_s or isinstance(self._rows, ListedWindows):
                 yield from self._fill_next(shown)
             else:
                 heapq.heappop(self._waiting)
@@ -335,23 +333,43 @@ class _Windows:
         _, row, cell = heapq.heappop(self._waiting)
         if row == self._next_row - 1:
             self._open_row()
-        filled = self._filled.setdefault(row, [])
-        filled.append((shown.tick, shown.at(self._want.size)))
+        filling = self._filled[row]
+        filling.pictures.append((shown.tick, shown.at(self._want.size)))
         if cell + 1 < self._num_cells:
-            heapq.heappush(self._waiting, (self._tick(row, cell + 1), row, cell + 1))
+            heapq.heappush(self._waiting, (filling.tick(cell + 1), row, cell + 1))
         else:
-            sample = self._sample(row, self._filled.pop(row), shown.image_size)
-            yield self._name, row, sample
+            del self._filled[row]
+            yield self._name, row, self._sample(row, filling.pictures, shown.image_size)
 
     def _open_row(self) -> None:
-        heapq.heappush(self._waiting, (self._tick(self._next_row, 0), self._next_row, 0))
+        row = self._next_row
+        if self._planned is not None and row >= self._planned:
+            return
+        self._filled[row] = _Filling(self._rows.span(row), self._in_window, self._base)
+        heapq.heappush(self._waiting, (self._filled[row].tick(0), row, 0))
         self._next_row += 1
-
-    def _tick(self, row: int, cell: int) -> int:
-        """The first whole tick at or after a cell's midpoint: a frame is strictly before one iff before the other."""
-        return -((-self._first - row * self._row_step - cell * self._cell_step) // self._unit)
 
     def _sample(self, row: int, filled: Sequence[tuple[int, Picture]], image_size: tuple[int, int]) -> Sample:
         data = np.stack([p for _, p in filled]) if isinstance(self._want, ClipInput) else filled[0][1]
         pts_s = np.array([float(tick * self._base) for tick, _ in filled])
-        return Sample(self._grid.span(row), data, pts_s, image_size=image_size)
+        return Sample(self._rows.span(row), data, pts_s, image_size=image_size)
+
+
+class _Filling:
+    """One row being filled.
+
+    Attributes:
+        pictures: those of its first cells, each with its tick.
+    """
+
+    def __init__(self, span: tuple[Fraction, Fraction], num_cells: int, time_base: Fraction) -> None:
+        self.pictures: list[tuple[int, Picture]] = []
+        # Cell c has its midpoint at (first + c * step) / unit ticks, all integers.
+        start, cell = span[0] / time_base, (span[1] - span[0]) / num_cells / time_base
+        first = start + cell / 2
+        self._unit = math.lcm(first.denominator, cell.denominator)
+        self._first, self._step = int(first * self._unit), int(cell * self._unit)
+
+    def tick(self, cell: int) -> int:
+        """The first whole tick at or after a cell's midpoint: a frame is strictly before one iff before the other."""
+        return -((-self._first - cell * self._step) // self._unit)

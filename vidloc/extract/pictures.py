@@ -9,8 +9,8 @@ Pixel rules, the same for every encoder:
   de-interlaced. Published features were made that way.
 * Resize: torch's bilinear filter on uint8 with rounding, as torchvision resizes such images; the longer side is
   truncated to an integer, unless both sides are given (some networks learned from stretched frames).
-* Centre crop: the offset is rounded (half to even) and a picture smaller than the crop is padded with black, both
-  as in torchvision.
+* Crop: in the centre the offset is rounded (half to even) and a picture smaller than the crop is padded with black,
+  both as in torchvision.
 * A frame whose size differs from the first one's (a stream may change midway) is first scaled to the first one's.
 """
 
@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from torch.nn import functional
 
 from vidloc.errors import MediaError
-from vidloc.extract.base import FrameSize
+from vidloc.extract.base import FrameSize, Place
 from vidloc.extract.media import displayed_size, one_line
 
 Picture = NDArray[np.uint8]
@@ -90,16 +90,18 @@ class Shown:
         self._sized: dict[FrameSize, Picture] = {}
 
     def at(self, size: FrameSize) -> Picture:
-        """The picture at one size."""
+        """The picture at one size; all views of it are cut from one resized picture."""
         if size not in self._sized:
-            if size.crop_px is not None:
-                self._sized[size] = cropped(self.at(replace(size, crop_px=None)), size.crop_px)
+            whole = replace(size, crop_px=None, place="centre", mirrored=False)
+            of = self.at(whole) if size != whole else None
+            begun = time.perf_counter()
+            if of is not None:
+                self._sized[size] = cut(of, size)
             else:
-                begun = time.perf_counter()
                 if self._rgb is None:
                     self._rgb = self._maker.rgb(self._frame)
                 self._sized[size] = sized(self._rgb, size)
-                self._maker.spent_s += time.perf_counter() - begun
+            self._maker.spent_s += time.perf_counter() - begun
         return self._sized[size]
 
 
@@ -116,13 +118,20 @@ def sized(picture: Picture, size: FrameSize) -> Picture:
         short = min(height, width)
         target = (height * size.short_side_px // short, width * size.short_side_px // short)
         picture = _resized(picture, target, antialias=size.antialias)
-    return picture if size.crop_px is None else cropped(picture, size.crop_px)
+    return cut(picture, size)
 
 
-def cropped(picture: NDArray[Any], crop_px: int) -> NDArray[Any]:
-    """The middle square of an array `(height, width, channels)`, in an array of its own unless it is all of it.
+def cut(picture: Picture, size: FrameSize) -> Picture:
+    """The square of a resized picture, mirrored if that is asked for."""
+    if size.crop_px is not None:
+        picture = cropped(picture, size.crop_px, size.place)
+    return np.ascontiguousarray(picture[:, ::-1]) if size.mirrored else picture
 
-    The offset is rounded (half to even); what is smaller than the square is padded with zeros.
+
+def cropped(picture: NDArray[Any], crop_px: int, place: Place = "centre") -> NDArray[Any]:
+    """A square of an array `(height, width, channels)`, in an array of its own unless it is all of it.
+
+    In the centre the offset is rounded (half to even); what is smaller than the square is padded with zeros.
     """
     height, width = picture.shape[:2]
     if (height, width) == (crop_px, crop_px):
@@ -131,7 +140,7 @@ def cropped(picture: NDArray[Any], crop_px: int) -> NDArray[Any]:
     if any(lacks):
         picture = np.pad(picture, [*((lack // 2, (lack + 1) // 2) for lack in lacks), (0, 0)])
         height, width = picture.shape[:2]
-    top, left = round((height - crop_px) / 2), round((width - crop_px) / 2)
+    top, left = _corner(height - crop_px, width - crop_px, place)
     # A copy, so that a waiting window keeps the crop alive and not the whole frame.
     return picture[top : top + crop_px, left : left + crop_px].copy()
 
@@ -151,3 +160,15 @@ def _resized(picture: Picture, target: tuple[int, int], *, antialias: bool) -> P
     out = functional.interpolate(image, size=target, mode="bilinear", antialias=antialias)
     resized: Picture = np.ascontiguousarray(out.permute(0, 2, 3, 1)[0].numpy())
     return resized
+
+
+def _corner(spare_rows: int, spare_columns: int, place: Place) -> tuple[int, int]:
+    """Top and left of a square, from how many rows and columns lie outside it."""
+    middle = round(spare_rows / 2), round(spare_columns / 2)
+    if place == "centre":
+        return middle
+    if place in ("near", "far"):
+        lengthwise = 0 if place == "near" else max(spare_rows, spare_columns)
+        return (lengthwise, middle[1]) if spare_rows > spare_columns else (middle[0], lengthwise)
+    vertical, horizontal = place.split("_")
+    return spare_rows if vertical == "bottom" else 0, spare_columns if horizontal == "right" else 0

@@ -24,11 +24,13 @@ import soxr
 from numpy.typing import NDArray
 
 from vidloc.core.timeline import TimeGrid
+from vidloc.core.windows import ListedWindows, Windows
 from vidloc.errors import MediaError
 from vidloc.extract.base import AudioInput, Sample
 from vidloc.extract.media import TrackDecoder, audio_track, open_media
 
-AudioWants = Mapping[str, tuple[AudioInput, TimeGrid]]
+SoundRows = Windows | ListedWindows
+AudioWants = Mapping[str, tuple[AudioInput, TimeGrid | SoundRows]]
 Wave = NDArray[np.float32]
 
 _SLIP_S = Fraction(1, 50)
@@ -62,9 +64,9 @@ class AudioPass:
 
     Args:
         path: the file.
-        wants: per stream what each sample must be, and the grid of its rows.
+        wants: per stream what each sample must be, and the windows of its rows (of a grid, all centred before the end).
         origin_s: presentation time of the first video frame, from `VideoReport`; `None` without a picture track.
-        duration_s: duration of the video: rows are those centred before it, at least one; `None` likewise.
+        duration_s: duration of the video, which decides the rows; `None` likewise.
 
     Raises (while iterating):
         MediaError: the file has no sound track, or nothing of it can be decoded.
@@ -79,7 +81,9 @@ class AudioPass:
         duration_s: Fraction | None = None,
     ) -> None:
         self._path = path
-        self._wants = dict(wants)
+        self._wants = {
+            name: (want, Windows(rows) if isinstance(rows, TimeGrid) else rows) for name, (want, rows) in wants.items()
+        }
         self._origin_s = origin_s
         self._duration_s = duration_s
         self._waves: list[_Resampled] = []
@@ -123,7 +127,7 @@ class AudioPass:
         rates = sorted({want.sample_rate_hz for want, _ in self._wants.values()})
         return [
             _Resampled(
-                {name: want for name, want in self._wants.items() if want[0].sample_rate_hz == rate},
+                {name: wanted for name, wanted in self._wants.items() if wanted[0].sample_rate_hz == rate},
                 native_hz=blocks.rate_hz,
                 rate_hz=rate,
                 offset_s=offset_s,
@@ -201,7 +205,9 @@ class _MonoBlocks:
 class _Resampled:
     """The track at one rate, as far as rows still need it, and the rows that wait for it."""
 
-    def __init__(self, wants: AudioWants, *, native_hz: int, rate_hz: int, offset_s: Fraction) -> None:
+    def __init__(
+        self, wants: Mapping[str, tuple[AudioInput, SoundRows]], *, native_hz: int, rate_hz: int, offset_s: Fraction
+    ) -> None:
         self.spent_s = 0.0  # in the resampler
         self._rate = rate_hz
         self._offset_s = offset_s
@@ -227,47 +233,61 @@ class _Resampled:
             self._kept = np.concatenate([self._kept, self._soxr.resample_chunk(np.empty(0, np.float32), last=True)])
 
     def full_rows(self, duration_s: Fraction | None) -> Iterator[tuple[str, int, Sample]]:
-        """Rows whose last sample has come, centred before a known duration."""
+        """Rows whose last sample has come, as far as a known duration has room for them."""
         reached = self._first + len(self._kept)
-        for name, (want, grid) in self._wants.items():
-            num_rows = None if duration_s is None else _num_rows(grid, duration_s)
+        for name, (want, windows) in self._wants.items():
+            num_rows = _known_number(windows, duration_s)
             while num_rows is None or self._next_row[name] < num_rows:
-                if self._start(want, grid, self._next_row[name]) + want.num_samples > reached:
+                span = windows.span(self._next_row[name], duration_s)
+                if self._start(want, span) + want.num_samples > reached:
                     break
-                yield self._next_sample(name, want, grid)
+                yield self._next_sample(name, want, span)
 
     def rows_left(self, duration_s: Fraction) -> Iterator[tuple[str, int, Sample]]:
-        """All other rows centred before the duration, at least one in all."""
-        for name, (want, grid) in self._wants.items():
-            for _ in range(self._next_row[name], _num_rows(grid, duration_s)):
-                yield self._next_sample(name, want, grid)
+        """All other rows that the duration has room for."""
+        for name, (want, windows) in self._wants.items():
+            for row in range(self._next_row[name], windows.num_rows(duration_s)):
+                yield self._next_sample(name, want, windows.span(row, duration_s))
 
-    def _next_sample(self, name: str, want: AudioInput, grid: TimeGrid) -> tuple[str, int, Sample]:
+    def _next_sample(self, name: str, want: AudioInput, span: tuple[Fraction, Fraction]) -> tuple[str, int, Sample]:
         row = self._next_row[name]
         self._next_row[name] += 1
-        start = self._start(want, grid, row) - self._first
+        start = self._start(want, span) - self._first
         data = np.zeros(want.num_samples, np.float32)
         inside = self._kept[max(start, 0) : max(start + want.num_samples, 0)]
         place = max(-start, 0)
         data[place : place + len(inside)] = inside
-        return name, row, Sample(grid.span(row), data, _NO_TIMES)
+        return name, row, Sample(span, data, _NO_TIMES)
 
-    def _start(self, want: AudioInput, grid: TimeGrid, row: int) -> int:
-        """Position on the track of a row's first sample."""
-        center = (grid.center(row) - self._offset_s) * self._rate
+    def _start(self, want: AudioInput, span: tuple[Fraction, Fraction]) -> int:
+        """Position on the track of a row's first sample: as many lie before its centre as after it."""
+        center = ((span[0] + span[1]) / 2 - self._offset_s) * self._rate
         return math.floor(center - Fraction(want.num_samples, 2) + Fraction(1, 2))
 
     def _forget(self) -> None:
         """Drop what no row needs any more, in large steps: each one moves all that is kept."""
-        needed = min(self._start(want, grid, self._next_row[name]) for name, (want, grid) in self._wants.items())
+        needed = min(self._first_needed(name, want, windows) for name, (want, windows) in self._wants.items())
         done = min(needed - self._first, len(self._kept))
         if done > max(self._rate, len(self._kept) // 2):
             self._kept = self._kept[done:]
             self._first += done
 
+    def _first_needed(self, name: str, want: AudioInput, windows: SoundRows) -> int:
+        row = self._next_row[name]
+        if isinstance(windows, ListedWindows):
+            if row == len(windows.spans):
+                return self._first + len(self._kept)
+        elif windows.tail == "backpad":
+            # A last row that is moved back begins after the row before it, and where it ends is not known yet.
+            row = max(row - 1, 0)
+        return self._start(want, windows.span(row))
 
-def _num_rows(grid: TimeGrid, duration_s: Fraction) -> int:
-    return max(math.ceil((duration_s - grid.first_center_s) / grid.stride_s), 1)
+
+def _known_number(windows: SoundRows, duration_s: Fraction | None) -> int | None:
+    """How many rows there are, `None` while that depends on an end that is not known."""
+    if isinstance(windows, ListedWindows):
+        return len(windows.spans)
+    return None if duration_s is None else windows.num_rows(duration_s)
 
 
 def _mono(frame: Any) -> Wave:

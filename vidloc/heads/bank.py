@@ -20,7 +20,7 @@ from torch import Tensor
 from vidloc.core.rows import Rows
 from vidloc.core.timeline import Timeline
 from vidloc.heads.base import UNLABELLED, Batch, RegionBatch, RowBatch, Sample
-from vidloc.heads.sampling import AllRows, FramesAround, Sampling, SegmentRows
+from vidloc.heads.sampling import AllRows, FramesAround, Sampling, SegmentRows, rows_of
 
 Notice = Callable[[str], None]
 
@@ -30,6 +30,9 @@ class RowReader(Protocol):
 
     def timeline(self, role: str, item_id: str) -> tuple[Timeline, int]:
         """Times of an item's rows, and how many there are."""
+
+    def keys(self, role: str, item_id: str) -> Mapping[str, int] | None:
+        """Row by the annotation that it answers; `None` where rows are windows and answer none."""
 
     def rows(self, role: str, item_id: str) -> Rows:
         """All rows of an item: `features`, and for regions also `boxes` and `scores`."""
@@ -236,7 +239,8 @@ class _Builder:
         self.places.extend(places)
         for role, rule in self._sampling.items():
             timeline, num_rows = reader.timeline(role, item_id)
-            picks = [rule.index(timeline, num_rows, sample.span) for sample in samples]
+            keys = reader.keys(role, item_id)
+            picks = [rows_of(rule, timeline, num_rows, keys, annotation_id=s.id, span=s.span) for s in samples]
             rows = reader.rows(role, item_id)
             if isinstance(rule, FramesAround):
                 parts = _region_parts(rows, picks, rule, self._totals[role])

@@ -6,6 +6,7 @@ measure of what they let in from outside the segment (`leak`). NumPy only.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -94,6 +95,20 @@ class FramesAround:
 
 
 Sampling = SegmentRows | AllRows | FramesAround
+
+
+def rows_of(
+    rule: Sampling, timeline: Timeline, num_rows: int, keys: Mapping[str, int] | None, *, annotation_id: str, span: Span
+) -> NDArray[np.int64]:
+    """Rows of a sample: by the rule, or, where rows answer annotations, the one that answers it; empty if none does.
+
+    Args:
+        keys: row by the annotation it answers, `None` where rows are windows.
+        annotation_id: the annotation that the sample is.
+    """
+    if keys is None:
+        return rule.index(timeline, num_rows, span)
+    return np.array([keys[annotation_id]] if annotation_id in keys else [], dtype=np.int64)
 
 
 @dataclass(frozen=True)

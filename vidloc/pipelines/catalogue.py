@@ -42,6 +42,7 @@ class Description:
         origin: module, package or file that provides it.
         text: docstring of its file (of its class where the file has none).
         options: in the order they were declared.
+        layout: words about the windows of rows that encoders of pictures or sound take beside them.
         source: paper, code and licence, by what they are.
         weights: name, address and licence of the published checkpoint, by what they are; empty where there is none.
     """
@@ -51,6 +52,7 @@ class Description:
     origin: str
     text: str
     options: tuple[OptionLine, ...]
+    layout: tuple[OptionLine, ...]
     source: Mapping[str, str]
     weights: Mapping[str, str]
 
@@ -79,9 +81,17 @@ def describe(group: Group, name: str) -> Description:
         origin=found.origin,
         text=inspect.cleandoc(module.__doc__ or found.target.__doc__ or ""),
         options=_option_lines(found.target.Options),
+        layout=_layout_lines() if group == "encoders" else (),
         source={k: v for k, v in source.model_dump().items() if v} if isinstance(source, Source) else {},
         weights=_published(found.name) if group == "encoders" else {},
     )
+
+
+def _layout_lines() -> tuple[OptionLine, ...]:
+    # Brings torch, which describing an encoder needs anyway, and describing a head or a dataset may not.
+    from vidloc.pipelines.extraction.layout import Layout
+
+    return _option_lines(Layout)
 
 
 def _published(name: str) -> dict[str, str]:

@@ -11,20 +11,23 @@ to do (`plan`), decoding (`decoding`, ahead of the encoders by `background`), ba
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 
 from vidloc.core.grammar import EncoderPlan, parse_encoder
 from vidloc.pipelines.extraction.devices import choose_devices
-from vidloc.pipelines.extraction.encoders import StreamLayout, build_encoders, check_encoders
+from vidloc.pipelines.extraction.encoders import StreamLayout, build_encoders, check_encoders, preview_encoders
 from vidloc.pipelines.extraction.in_process import run_in_process
 from vidloc.pipelines.extraction.interrupts import Interrupts
 from vidloc.pipelines.extraction.items import Items, Selection, find_items
+from vidloc.pipelines.extraction.layout import DEFAULT_STRIDE_S
 from vidloc.pipelines.extraction.plan import ExtractPlan, ItemWork, make_plan
 from vidloc.pipelines.extraction.progress import Progress, Silent
 from vidloc.pipelines.extraction.report import ExtractReport, Timing
+from vidloc.pipelines.extraction.segment_views import SegmentLayout, Views
 from vidloc.pipelines.extraction.session import Session
 from vidloc.pipelines.extraction.workers import Workers
 from vidloc.stores.backends import store_exists
@@ -33,7 +36,6 @@ from vidloc.stores.fitting import check_same_origin
 
 __all__ = ["DEFAULT_STRIDE_S", "ExtractPlan", "ExtractReport", "Selection", "extract", "plan_extraction"]
 
-DEFAULT_STRIDE_S = Fraction(1, 2)
 Run = Callable[[Sequence[ItemWork], Session, Progress, Interrupts], Timing]
 
 
@@ -43,6 +45,8 @@ def extract(
     selection: Selection,
     *,
     stride_s: Fraction = DEFAULT_STRIDE_S,
+    layout: Mapping[str, str] = MappingProxyType({}),
+    views: Views | None = None,
     device: str = "auto",
     progress: Progress | None = None,
 ) -> ExtractReport:
@@ -55,7 +59,9 @@ def extract(
         store: path of the store; its suffix (`.zarr`, `.h5`) names the backend of a new one.
         encoders: `[STREAM=]NAME[:option=value,...]` each, or the same parsed.
         selection: which items.
-        stride_s: seconds between the centres of neighbouring rows, for all encoders.
+        stride_s: seconds between neighbouring rows, for encoders that do not say otherwise.
+        layout: further words of `vidloc.pipelines.extraction.layout` for the same: `{"align": "start"}`.
+        views: a row per annotated segment with these views, in place of windows over the whole item.
         device: `auto`, `cpu`, `cuda` or `cuda:NUMBER`; or several, as `choose_devices` reads them, with a worker
             process each.
         progress: told of the plan and of each step; says nothing by default.
@@ -72,10 +78,10 @@ def extract(
     where = ", ".join(map(str, devices))
     told = progress or Silent()
     if len(devices) == 1:
-        ready = build_encoders(plans, stride_s=stride_s, device=devices[0])
+        ready = build_encoders(plans, stride_s=stride_s, layout=layout, views=views, device=devices[0])
         return _extract(store, ready, selection, partial(run_in_process, encoders=ready), where, told)
-    check_encoders(plans, stride_s=stride_s)
-    with Workers(devices, plans, stride_s=stride_s) as workers:
+    check_encoders(plans, stride_s=stride_s, layout=layout, views=views)
+    with Workers(devices, plans, stride_s=stride_s, layout=layout, views=views) as workers:
         return _extract(store, workers.streams(), selection, workers.run, where, told)
 
 
@@ -85,22 +91,28 @@ def plan_extraction(
     selection: Selection,
     *,
     stride_s: Fraction = DEFAULT_STRIDE_S,
+    layout: Mapping[str, str] = MappingProxyType({}),
+    views: Views | None = None,
     device: str = "auto",
 ) -> ExtractPlan:
     """What `extract` would do with the same arguments; writes nothing and takes no lock.
 
+    Weights that are missing do not end it: the plan says which, and how to get them.
+
     Raises:
-        VidlocError: as `extract`, apart from the store being locked.
+        VidlocError: as `extract`, apart from missing weights and a locked store.
     """
     devices = choose_devices(device)
-    ready = build_encoders(_parsed(encoders), stride_s=stride_s, device=devices[0])
+    ready, missing = preview_encoders(
+        _parsed(encoders), stride_s=stride_s, layout=layout, views=views, device=devices[0]
+    )
     items = _items_of(selection, ready)
     where = ", ".join(map(str, devices))
     if not store_exists(store):
-        return make_plan(items, ready, None, path=str(store), device=where)
+        return make_plan(items, ready, None, path=str(store), device=where, missing_weights=missing)
     with open_store(store) as reader:
-        _refuse_other_origin(reader, ready)
-        return make_plan(items, ready, reader, path=str(store), device=where)
+        _refuse_other_origin(reader, [encoder for encoder in ready if encoder.stream not in missing])
+        return make_plan(items, ready, reader, path=str(store), device=where, missing_weights=missing)
 
 
 def _extract(
@@ -140,7 +152,11 @@ def _parsed(encoders: Sequence[str | EncoderPlan]) -> list[EncoderPlan]:
 
 
 def _items_of(selection: Selection, streams: Sequence[StreamLayout]) -> Items:
-    return find_items(selection, text_only=all(stream.grid is None for stream in streams))
+    return find_items(
+        selection,
+        text_only=bool(streams) and all(stream.rows is None for stream in streams),
+        per_segment=any(isinstance(stream.rows, SegmentLayout) for stream in streams),
+    )
 
 
 def _refuse_other_origin(store: FeatureStore, encoders: Sequence[StreamLayout]) -> None:

@@ -23,6 +23,7 @@ from vidloc.pipelines.extraction.batching import Batcher, Encoded
 from vidloc.pipelines.extraction.decoding import Arrived, TrackEnd, decode_items
 from vidloc.pipelines.extraction.devices import choose_device
 from vidloc.pipelines.extraction.encoders import StreamEncoder, build_encoders
+from vidloc.pipelines.extraction.layout import DEFAULT_STRIDE_S, words_of
 from vidloc.pipelines.extraction.plan import ItemWork
 from vidloc.retrieval.vectors import FIELD, Vectors, vectors_of
 from vidloc.stores.base import StreamSpec
@@ -43,7 +44,7 @@ def encoder_of(spec: StreamSpec, *, replacement: str | None, device: str) -> Str
         WeightsError: the weights are missing, or others than the stream's.
         ProvenanceError: anything else differs; the entries are named.
     """
-    if not spec.encoder or spec.sampling.get("align") not in ("centre", "annotations"):
+    if not spec.encoder or spec.sampling.get("align") not in ("centre", "start", "annotations"):
         raise OptionError(
             f"stream {spec.name!r} was not made by 'vidloc extract' (encoder {spec.encoder!r}, sampling "
             f"{dict(spec.sampling)}), so nothing outside the store can be compared with it. Search by --like or --row."
@@ -126,7 +127,7 @@ def _built(plan: EncoderPlan, spec: StreamSpec, *, device: str, name: str) -> St
     family, colon, _ = name.partition(":")
     where = f"Say where its weights are: --encoder {f'{family}:FOLDER' if colon else f'{name}:weights=FILE'}"
     try:
-        (made,) = build_encoders([plan], stride_s=_stride(spec), device=choose_device(device))
+        (made,) = build_encoders([plan], stride_s=DEFAULT_STRIDE_S, device=choose_device(device))
     except WeightsError as error:
         error.add_note(f"(stream {spec.name!r} was made with {spec.weights}, sha256 {spec.weights_sha256}. {where})")
         raise
@@ -140,6 +141,8 @@ def _built(plan: EncoderPlan, spec: StreamSpec, *, device: str, name: str) -> St
 
 def _plan(spec: StreamSpec, replacement: str | None) -> EncoderPlan:
     options: dict[str, Any] = dict(spec.options) | _untrained(spec)
+    if spec.sampling.get("align") in ("centre", "start"):
+        options |= words_of(spec.sampling)
     if replacement is None:
         name = spec.encoder
     else:
@@ -151,10 +154,3 @@ def _plan(spec: StreamSpec, replacement: str | None) -> EncoderPlan:
 
 def _untrained(spec: StreamSpec) -> dict[str, str]:
     return {"weights": spec.weights_sha256} if spec.weights_sha256.startswith("random:") else {}
-
-
-def _stride(spec: StreamSpec) -> Fraction:
-    try:
-        return Fraction(str(spec.sampling.get("stride_s", 1)))
-    except (ValueError, ZeroDivisionError):
-        raise OptionError(f"stream {spec.name!r} has the stride {spec.sampling['stride_s']!r}, no number.") from None

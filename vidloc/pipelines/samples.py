@@ -11,7 +11,7 @@ from vidloc.core.timeline import Span
 from vidloc.datasets.base import Annotations
 from vidloc.errors import OptionError
 from vidloc.heads.base import Head, Sample
-from vidloc.heads.sampling import FramesAround, Sampling, SegmentRows, leak, reach_beyond, reaches
+from vidloc.heads.sampling import FramesAround, Sampling, SegmentRows, leak, reach_beyond, reaches, rows_of
 from vidloc.pipelines.run_record import Lacking, LeakRecord, SplitRecord
 from vidloc.pipelines.streams import StoreRows
 
@@ -65,6 +65,11 @@ def _item_samples(split: str, items: Sequence[str], segments: Sequence[Segment],
         if reason := next((why for role in reader.roles if (why := reader.trouble(role, item))), ""):
             lacking.append(Lacking(id=item, item_id=item, reason=reason))
             continue
+        if any(reader.keys(role, item) is not None for role in reader.roles):
+            raise OptionError(
+                "rows per segment answer one annotation each, and this head reads whole items: extract windows over "
+                "them (--windows grid) into another stream, and choose that one with --stream."
+            )
         timeline, num_rows = reader.timeline(reader.roles[0], item)
         end = float(timeline.span(num_rows - 1)[1])
         samples.append(Sample(item, Span(0.0, max(end, 0.0)), tuple(by_item[item])))
@@ -86,7 +91,8 @@ def _segment_samples(
         samples.append(Sample(segment.item_id, segment.span, (segment,)))
         for role, reached in beyond.items():
             timeline, num_rows = reader.timeline(role, segment.item_id)
-            rows = sampling[role].index(timeline, num_rows, segment.span)
+            keys = reader.keys(role, segment.item_id)
+            rows = rows_of(sampling[role], timeline, num_rows, keys, annotation_id=segment.id, span=segment.span)
             reached.append(reach_beyond(timeline, rows, segment.span))
     measured = {role: leak(reached) for role, reached in beyond.items()}
     record = SplitRecord(
@@ -104,6 +110,11 @@ def _no_rows(segment: Segment, sampling: Mapping[str, Sampling], reader: StoreRo
     for role, rule in sampling.items():
         if reason := reader.trouble(role, segment.item_id):
             return reason
+        keys = reader.keys(role, segment.item_id)
+        if keys is not None:
+            if segment.id not in keys:
+                return f"no row of {segment.item_id!r} for role {role} answers it"
+            continue
         timeline, num_rows = reader.timeline(role, segment.item_id)
         # A window of frames without any detection is a sample like others; a segment outside all rows is not.
         if not isinstance(rule, FramesAround) and not reaches(timeline, num_rows, segment.span):

@@ -235,7 +235,7 @@ def _asked(store: FeatureStore, spec: StreamSpec, query: Query, options: SearchO
         sentences = text_encoder_of(spec, replacement=options.encoder, device=options.device)
         return _Asked(pooled(text_vectors(query.text, sentences)), f"the text {query.text!r}")
     encoder = encoder_of(spec, replacement=options.encoder, device=options.device)
-    if encoder.grid is None:
+    if encoder.rows is None:
         raise OptionError(f"stream {spec.name!r} is made of sentences, a file has none. Ask with --text.")
     vectors, damage = file_vectors(query.path, encoder)
     notes = (f"{query.path} is damaged, only what decodes was used: {damage}",) if damage else ()

@@ -12,6 +12,8 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from vidloc.core.rows import Rows
 from vidloc.core.timeline import Timeline
 from vidloc.errors import OptionError, ProvenanceError, StoreError, StreamNotFoundError, UnknownNameError, did_you_mean
@@ -57,6 +59,7 @@ class StoreRows:
             role: store.entries(spec.name) for role, (store, spec) in match.streams.items()
         }
         self._timelines: dict[tuple[str, str], Timeline] = {}
+        self._keys: dict[tuple[str, str], dict[str, int]] = {}
 
     @property
     def roles(self) -> tuple[str, ...]:
@@ -85,10 +88,23 @@ class StoreRows:
             self._timelines[role, item_id] = timeline
         return self._timelines[role, item_id], self._entries[role][item_id].num_rows
 
-    def rows(self, role: str, item_id: str) -> Rows:
-        """All rows of an item."""
+    def keys(self, role: str, item_id: str) -> Mapping[str, int] | None:
+        """Row by the annotation that it answers; `None` where rows are windows and answer none."""
         store, spec = self._streams[role]
-        return store.read(spec.name, item_id)
+        if not _per_segment(spec):
+            return None
+        if (role, item_id) not in self._keys:
+            strings = store.read(spec.name, item_id).strings("key")
+            self._keys[role, item_id] = {key: row for row, key in enumerate(strings)}
+        return self._keys[role, item_id]
+
+    def rows(self, role: str, item_id: str) -> Rows:
+        """All rows of an item; of rows per segment the mean over their views."""
+        store, spec = self._streams[role]
+        rows = store.read(spec.name, item_id)
+        if not _per_segment(spec):
+            return rows
+        return Rows.dense(features=rows.fields["features"].astype(np.float32).mean(axis=1))
 
 
 def match_streams(
@@ -118,6 +134,12 @@ def match_streams(
         name, note = _pick(role, need, fitting, available, chosen.get(role), recipe.get(role, ()))
         streams[role] = available[name]
         notes.extend([note] if note else [])
+        spec = available[name][1]
+        if _per_segment(spec):
+            notes.append(
+                f"role {role}: stream {name!r} has one row per annotated segment, found by its id; its views "
+                f"({spec.sampling.get('views')}) are averaged."
+            )
     return Match(streams, tuple(notes))
 
 
@@ -170,7 +192,8 @@ def _misfit(need: StreamNeed, spec: StreamSpec) -> str:
             return "lacks " + (" and ".join(lacking) if lacking else "regions")
     elif features.axis is not None:
         return f"has a varying number of {features.axis} per row"
-    rank = len(features.entry_shape)
+    # The first axis of rows per segment is their views, which are averaged when they are read.
+    rank = len(features.entry_shape) - _per_segment(spec)
     return "" if rank == need.rank else f"has features of {rank} axes, not {need.rank}"
 
 
@@ -211,6 +234,11 @@ def _pick(
             break
     flags = " or ".join(f"--stream {role}={name}" for name in fitting)
     raise OptionError(f"role {role!r} can be filled by {len(fitting)} streams. Choose one: {flags}.")
+
+
+def _per_segment(spec: StreamSpec) -> bool:
+    """Whether each row answers one annotated segment, by all of its views."""
+    return spec.sampling.get("align") == "segments"
 
 
 def _origin_sha256(spec: StreamSpec) -> str:

@@ -37,6 +37,9 @@ class MadeUpRows:
         """Seconds by item."""
         return {f"item_{n}": duration for n, duration in enumerate(_DURATIONS_S)}
 
+    def keys(self, role: str, item_id: str) -> None:
+        """Rows are windows and answer no annotation."""
+
     def timeline(self, role: str, item_id: str) -> tuple[Timeline, int]:
         """Times of an item's rows, and how many there are."""
         del role

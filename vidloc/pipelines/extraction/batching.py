@@ -29,6 +29,7 @@ class Encoded:
         spans: window of each sample that is answered.
         rows: one row per span; `None` where the encoder failed.
         error: why there are no rows.
+        places: of each sample, see `Sample`.
     """
 
     stream: str
@@ -36,6 +37,7 @@ class Encoded:
     spans: tuple[tuple[Fraction, Fraction], ...]
     rows: Rows | None
     error: str = ""
+    places: tuple[int, ...] = ()
 
 
 class Batcher:
@@ -83,7 +85,8 @@ class Batcher:
         for item, samples in _by_item(batch):
             stop = start + len(samples)
             piece = rows if len(samples) == len(batch) else rows[start:stop]
-            yield Encoded(self.target.stream, item, tuple(s.span for s in samples), piece)
+            places = tuple(sample.place for sample in samples)
+            yield Encoded(self.target.stream, item, tuple(s.span for s in samples), piece, places=places)
             start = stop
 
     def _rows(self, samples: list[Sample]) -> Rows:
@@ -94,7 +97,7 @@ class Batcher:
             self.encode_s += time.perf_counter() - begun
         if len(rows) != len(samples):
             raise ValueError(f"the encoder returned {len(rows)} rows for {len(samples)} samples")
-        return fitted(self.target.spec, rows, where=f"stream {self.target.stream!r}")
+        return fitted(self.target.of_sample, rows, where=f"stream {self.target.stream!r}")
 
     def _check_device(self, error: Exception, tried: int) -> None:
         """Take smaller batches where memory did not suffice; some other errors of CUDA leave it unusable for good.

@@ -15,27 +15,38 @@ import numpy as np
 
 from vidloc.core.records import ItemInfo, Status
 from vidloc.core.timeline import TimeGrid
+from vidloc.core.windows import Windows
 from vidloc.extract import media
 from vidloc.extract.base import AudioInput, ClipInput, FrameInput, Sample
 from vidloc.extract.facts import item_info, source_sha256
-from vidloc.extract.frames import VideoPass, VideoReport
-from vidloc.extract.sound import AudioPass, AudioReport
+from vidloc.extract.frames import PictureRows, PlannedRows, VideoPass, VideoReport, VideoWants
+from vidloc.extract.sound import AudioPass, AudioReport, AudioWants, SoundRows
+from vidloc.extract.track_times import TrackTimes, track_times
 from vidloc.pipelines.extraction.encoders import StreamEncoder
+from vidloc.pipelines.extraction.layout import RowLayout
 from vidloc.pipelines.extraction.plan import ItemWork
 from vidloc.pipelines.extraction.report import reason_of
+from vidloc.pipelines.extraction.segment_views import SegmentClips, SegmentLayout
 from vidloc.stores.tables import WITH_ROWS
 
 # A sample without its data: two fractions, two arrays and what holds them together.
 _OBJECT_BYTES = 1024
+# Between a stream and the number of a crop, where several crops are fed of it; no name of a stream holds it.
+_CROP_MARK = "/"
 
 
 @dataclass(frozen=True, eq=False)
 class Arrived:
-    """A sample for one stream; those of one (item, stream) arrive in the order of rows."""
+    """A sample for one stream; those of one (item, stream) arrive in the order of rows.
+
+    Attributes:
+        grid: on which the item's rows of this stream lie; `None` where each row's own span is stored.
+    """
 
     item_id: str
     stream: str
     sample: Sample
+    grid: TimeGrid | None = None
 
 
 @dataclass(frozen=True)
@@ -43,15 +54,20 @@ class TrackEnd:
     """How decoding ended for one stream of an item.
 
     Attributes:
-        status: `done`; `partial` (damage, said in `reason`); `absent` (no such track); `failed`.
+        status: `done`; `partial` (damage, said in `reason`); `absent` (no such track, or no room for a row); `failed`.
         num_rows: samples that were made.
         extent: start and end of the track, seconds.
+        as_asked: absent because of the layout that was asked for (`tail=drop` on a short video), and no failure of the
+            item even where it has no other stream.
+        clips: the segments that rows answer, whose views the samples were.
     """
 
     status: Status
     num_rows: int = 0
     reason: str = ""
     extent: tuple[float, float] | None = None
+    as_asked: bool = False
+    clips: SegmentClips | None = None
 
 
 @dataclass(frozen=True)
@@ -111,17 +127,32 @@ class _ItemDecoder:
         self._item = item
         self._threads = threads
         self._counts = dict.fromkeys(encoders, 0)
-        self._texts = [name for name, encoder in encoders.items() if encoder.grid is None]
-        self._pictures: dict[str, tuple[ClipInput | FrameInput, TimeGrid]] = {}
-        self._sounds: dict[str, tuple[AudioInput, TimeGrid]] = {}
+        self._texts = [name for name, encoder in encoders.items() if encoder.rows is None]
+        self._layouts: dict[str, RowLayout] = {}
+        self._of_segments: dict[str, SegmentLayout] = {}
+        self._pictures: dict[str, ClipInput | FrameInput] = {}
+        self._sounds: dict[str, AudioInput] = {}
         for name, encoder in encoders.items():
-            wanted = encoder.encoder.input
-            if encoder.grid is not None and isinstance(wanted, (ClipInput, FrameInput)):
-                self._pictures[name] = wanted, encoder.grid
-            elif encoder.grid is not None and isinstance(wanted, AudioInput):
-                self._sounds[name] = wanted, encoder.grid
+            self._sort_in(name, encoder.rows)
+        self._windows: dict[str, Windows] = {}
+        self._clips: dict[str, SegmentClips] = {}
         self._video: VideoReport | None = None
         self._audio: AudioReport | None = None
+
+    def _sort_in(self, stream: str, layout: RowLayout | SegmentLayout | None) -> None:
+        if layout is None:
+            return
+        if isinstance(layout, RowLayout):
+            self._layouts[stream] = layout
+        elif self._item.segments:
+            self._of_segments[stream] = layout
+        else:
+            self._end([stream], TrackEnd("absent", reason="the annotations hold no segment of it", as_asked=True))
+            return
+        if isinstance(layout.wanted, AudioInput):
+            self._sounds[stream] = layout.wanted
+        else:
+            self._pictures[stream] = layout.wanted
 
     def samples(self) -> Iterator[Arrived]:
         """All samples of the item."""
@@ -173,18 +204,20 @@ class _ItemDecoder:
 
     def _seen(self, path: Path) -> Generator[Arrived, None, _Clock | None]:
         """Samples of the picture track; returns its clock, by which the sound is laid out."""
-        video = VideoPass(path, self._pictures, threads=self._threads)
+        video = None
         try:
             if not self._pictures and (known := self._known_clock(path)) is not None:
                 return known
+            video = VideoPass(path, self._picture_wants(path), threads=self._threads)
             yield from self._taken(video)
         except Exception as error:  # noqa: BLE001  (as above)
             self._end(self._pictures, self._failed(error))
             return None
         finally:
-            self.prepare_s += video.prepare_s
+            self.prepare_s += video.prepare_s if video is not None else 0.0
         report = video.report
-        self._end(self._pictures, self._ended(report.damage, report.extent_s))
+        for name in self._pictures:
+            self._end([name], self._ended(name, report))
         self._video = report
         return _Clock(report.origin_s, report.duration_s)
 
@@ -193,7 +226,7 @@ class _ItemDecoder:
             return
         sound = AudioPass(
             path,
-            self._sounds,
+            self._sound_wants(clock),
             origin_s=clock.origin_s if clock else None,
             duration_s=clock.duration_s if clock else None,
         )
@@ -205,13 +238,59 @@ class _ItemDecoder:
         finally:
             self.prepare_s += sound.prepare_s
         report = sound.report
-        self._end(self._sounds, self._ended(report.damage, report.extent_s))
+        for name in self._sounds:
+            self._end([name], self._ended(name, report))
         self._audio = report
 
     def _taken(self, samples: Iterable[tuple[str, int, Sample]]) -> Iterator[Arrived]:
-        for stream, _, sample in samples:
+        for name, row, sample in samples:
+            stream, _, crop = name.partition(_CROP_MARK)
             self._counts[stream] += 1
-            yield Arrived(self._item.item_id, stream, replace(sample, item_id=self._item.item_id))
+            item_id = self._item.item_id
+            if crop:
+                place = self._clips[stream].place(row, int(crop))
+                yield Arrived(item_id, stream, replace(sample, item_id=item_id, place=place))
+            else:
+                grid = None if self._layouts[stream].irregular else self._windows[stream].grid
+                yield Arrived(item_id, stream, replace(sample, item_id=item_id), grid)
+
+    def _picture_wants(self, path: Path) -> VideoWants:
+        """What each picture stream is fed; where that depends on the file's length or rate, its packets are read."""
+        planned = any(name in self._of_segments or self._layouts[name].needs_times for name in self._pictures)
+        times = track_times(path) if planned else None
+        wants: dict[str, tuple[ClipInput | FrameInput, PictureRows]] = {}
+        for name, wanted in self._pictures.items():
+            if name in self._layouts:
+                wants[name] = wanted, self._rows(name, times)
+                continue
+            clips = self._cut_out(name, times.duration_s if times is not None else None)
+            for crop in range(len(clips.layout.views.places)):
+                wants[f"{name}{_CROP_MARK}{crop}"] = clips.layout.seen(wanted, crop), clips.windows
+        return wants
+
+    def _sound_wants(self, clock: _Clock | None) -> AudioWants:
+        wants: dict[str, tuple[AudioInput, SoundRows]] = {}
+        for name, wanted in self._sounds.items():
+            if name in self._layouts:
+                wants[name] = wanted, self._laid_out(name, None)
+            else:
+                clips = self._cut_out(name, clock.duration_s if clock is not None else None)
+                wants[f"{name}{_CROP_MARK}0"] = wanted, clips.windows
+        return wants
+
+    def _cut_out(self, stream: str, duration_s: Fraction | None) -> SegmentClips:
+        self._clips[stream] = SegmentClips.of(self._of_segments[stream], self._item.segments, duration_s)
+        return self._clips[stream]
+
+    def _rows(self, stream: str, times: TrackTimes | None) -> TimeGrid | PlannedRows:
+        windows = self._laid_out(stream, times)
+        if times is None or not self._layouts[stream].needs_times:
+            return windows.grid
+        return PlannedRows(windows, times.duration_s)
+
+    def _laid_out(self, stream: str, times: TrackTimes | None) -> Windows:
+        self._windows[stream] = self._layouts[stream].windows(times)
+        return self._windows[stream]
 
     def _known_clock(self, path: Path) -> _Clock | None:
         """The picture's clock as an earlier run measured it on this file, so that sound alone decodes no picture."""
@@ -222,8 +301,26 @@ class _ItemDecoder:
             return None
         return _Clock(_exact(info.origin_s), _exact(info.duration_s))
 
-    def _ended(self, damage: str | None, extent: tuple[Fraction, Fraction]) -> TrackEnd:
-        return TrackEnd("partial" if damage else "done", 0, damage or "", (float(extent[0]), float(extent[1])))
+    def _ended(self, stream: str, report: VideoReport | AudioReport) -> TrackEnd:
+        extent = (float(report.extent_s[0]), float(report.extent_s[1]))
+        if stream in self._clips:
+            return self._ended_segments(self._clips[stream], report.damage, extent)
+        windows = self._windows[stream]
+        if not report.damage and not self._counts[stream] and windows.tail == "drop":
+            window_s = windows.grid.window_s
+            return TrackEnd(
+                "absent",
+                reason=f"its {float(report.duration_s):.2f} s have no room for a window of {float(window_s):.2f} s "
+                "(tail=drop; with tail=pad it would have one padded row)",
+                as_asked=True,
+            )
+        return TrackEnd("partial" if report.damage else "done", 0, report.damage or "", extent)
+
+    def _ended_segments(self, clips: SegmentClips, damage: str | None, extent: tuple[float, float]) -> TrackEnd:
+        said = [damage] if damage else []
+        if clips.num_beyond:
+            said.append(f"{clips.num_beyond} of {len(self._item.segments)} segments lie beyond its end and have no row")
+        return TrackEnd("partial" if said else "done", 0, "; ".join(said), extent, clips=clips)
 
     def _failed(self, error: Exception) -> TrackEnd:
         # A store travels; where the file lay on this machine should not travel with it.

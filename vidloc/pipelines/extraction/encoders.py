@@ -5,20 +5,22 @@ from __future__ import annotations
 import hashlib
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from importlib import metadata
 from pathlib import Path
+from types import MappingProxyType
 
 import torch
-from pydantic import JsonValue
 
 from vidloc import __version__
 from vidloc.core.grammar import EncoderPlan, parse_encoder
 from vidloc.core.registry import Loaded, load
-from vidloc.core.timeline import TimeGrid, center_grid
-from vidloc.errors import OptionError, VidlocError
-from vidloc.extract.base import AudioInput, ClipInput, Encoder, EncoderInput, EncoderOptions, FrameInput, TextInput
+from vidloc.errors import OptionError, VidlocError, WeightsError
+from vidloc.extract.base import Encoder, EncoderOptions
+from vidloc.extract.weights import RANDOM_PREFIX
+from vidloc.pipelines.extraction.layout import WORDS, RowLayout, layout_for
+from vidloc.pipelines.extraction.segment_views import SegmentLayout, Views, segment_layout
 from vidloc.stores.base import StreamSpec
 
 # Libraries whose version may change a row; those that a run did not import took no part in it.
@@ -31,16 +33,23 @@ class StreamLayout:
     """A stream that a run writes: what its rows are, and where they lie.
 
     Attributes:
-        grid: which windows its encoder is fed; `None` where rows follow annotations (text).
+        rows: which windows its encoder is fed; `None` where rows follow annotations (text).
     """
 
     spec: StreamSpec
-    grid: TimeGrid | None
+    rows: RowLayout | SegmentLayout | None
 
     @property
     def stream(self) -> str:
         """Name of the stream."""
         return self.spec.name
+
+    @property
+    def of_sample(self) -> StreamSpec:
+        """The spec that the answer to one sample has: a row, or one view of it."""
+        if not isinstance(self.rows, SegmentLayout):
+            return self.spec
+        return self.spec.model_copy(update={"fields": self.rows.fields_of_view(self.spec.fields)})
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +61,7 @@ class StreamEncoder(StreamLayout):
     @property
     def layout(self) -> StreamLayout:
         """The same without the encoder, as another process is told of it."""
-        return StreamLayout(self.spec, self.grid)
+        return StreamLayout(self.spec, self.rows)
 
 
 def read_encoder_file(path: Path) -> list[EncoderPlan]:
@@ -78,41 +87,168 @@ def read_encoder_file(path: Path) -> list[EncoderPlan]:
     return plans
 
 
-def build_encoders(plans: Sequence[EncoderPlan], *, stride_s: Fraction, device: torch.device) -> list[StreamEncoder]:
+def build_encoders(
+    plans: Sequence[EncoderPlan],
+    *,
+    stride_s: Fraction,
+    device: torch.device,
+    layout: Mapping[str, str] = MappingProxyType({}),
+    views: Views | None = None,
+) -> list[StreamEncoder]:
     """Load every encoder with its weights. All names and options are checked before the first weights are read.
+
+    Args:
+        stride_s: between neighbouring rows, for encoders that do not say otherwise.
+        layout: further words of `vidloc.pipelines.extraction.layout` for the same.
+        views: rows per annotated segment with these views, in place of windows over the whole item.
 
     Raises:
         OptionError: no encoder, two that write one stream, or a bad option.
         UnknownNameError: no encoder of that name.
         WeightsError: a checkpoint is missing; the message says how to get it.
     """
-    return [
-        _bound(plan, found, values, stride_s=stride_s, device=device)
-        for plan, found, values in check_encoders(plans, stride_s=stride_s)
-    ]
+    return [one.bound(device) for one in check_encoders(plans, stride_s=stride_s, layout=layout, views=views)]
 
 
 def check_encoders(
-    plans: Sequence[EncoderPlan], *, stride_s: Fraction
-) -> list[tuple[EncoderPlan, Loaded, EncoderOptions]]:
+    plans: Sequence[EncoderPlan],
+    *,
+    stride_s: Fraction,
+    layout: Mapping[str, str] = MappingProxyType({}),
+    views: Views | None = None,
+) -> list[ChosenEncoder]:
     """Each encoder's class and options, without reading any weights.
 
     Raises:
         VidlocError: as `build_encoders`, apart from weights that do not fit.
     """
+    chosen = choose_encoders(plans, stride_s=stride_s, layout=layout, views=views)
+    for one in chosen:
+        one.check_weights()
+    return chosen
+
+
+def preview_encoders(
+    plans: Sequence[EncoderPlan],
+    *,
+    stride_s: Fraction,
+    device: torch.device,
+    layout: Mapping[str, str] = MappingProxyType({}),
+    views: Views | None = None,
+) -> tuple[list[StreamEncoder], dict[str, str]]:
+    """Like `build_encoders` for a plan: an encoder whose weights are missing stands there untrained.
+
+    Returns:
+        The encoders, and by stream why weights are missing; an encoder that cannot be built without them is in the
+        latter only. Specs of such streams name no weights.
+
+    Raises:
+        VidlocError: as `build_encoders`, apart from missing weights.
+    """
+    ready, missing = [], dict[str, str]()
+    for one in choose_encoders(plans, stride_s=stride_s, layout=layout, views=views):
+        try:
+            one.check_weights()
+        except WeightsError as error:
+            missing[one.plan.stream] = str(error)
+            ready += one.untrained(device)
+        else:
+            ready.append(one.bound(device))
+    return ready, missing
+
+
+@dataclass(frozen=True, eq=False)
+class ChosenEncoder:
+    """An encoder whose name and options are checked, before its weights are looked for.
+
+    Attributes:
+        words: layout words given with it.
+        run: layout words of the whole run.
+        views: of segments, where rows answer those.
+    """
+
+    plan: EncoderPlan
+    found: Loaded
+    options: EncoderOptions
+    words: Mapping[str, str]
+    run: Mapping[str, str]
+    views: Views | None = None
+
+    def check_weights(self) -> None:
+        """Make sure that its weights are at hand.
+
+        Raises:
+            WeightsError: a file is missing; the message has the line that gets it.
+        """
+        self.found.target.check_weights(self.options, name=self.found.name)
+
+    def bound(self, device: torch.device) -> StreamEncoder:
+        """The encoder with its weights loaded, and its stream's spec.
+
+        Raises:
+            WeightsError: the checkpoint does not fit.
+            OptionError: the layout does not fit what the encoder takes.
+        """
+        plan = self.plan
+        try:
+            encoder: Encoder = self.found.target(self.options, name=self.found.name, device=device)
+        except VidlocError as error:
+            error.add_note(f"(while loading encoder {plan.name!r} for stream {plan.stream!r})")
+            raise
+        where = f"encoder {plan.name!r}"
+        rows: RowLayout | SegmentLayout | None
+        if self.views is None:
+            rows = layout_for(encoder.input, self.words, self.run, where=where)
+        else:
+            rows = segment_layout(encoder.input, encoder.stream().fields, self.views, where=where)
+        return StreamEncoder(_spec(plan, self.found, encoder, rows), rows, encoder)
+
+    def untrained(self, device: torch.device) -> list[StreamEncoder]:
+        """The encoder with random weights, its spec naming none, to tell the shape of its rows; none if it has no such.
+
+        Raises:
+            OptionError: the layout does not fit what the encoder takes.
+        """
+        options = self.options.model_copy(update={"weights": f"{RANDOM_PREFIX}0"})
+        try:
+            made = replace(self, options=options).bound(device)
+        except WeightsError:
+            return []
+        return [replace(made, spec=made.spec.model_copy(update={"weights": "", "weights_sha256": ""}))]
+
+
+def choose_encoders(
+    plans: Sequence[EncoderPlan], *, stride_s: Fraction, layout: Mapping[str, str], views: Views | None = None
+) -> list[ChosenEncoder]:
+    """Find every encoder and check its options; no weights are looked for. For arguments and errors see above."""
     if not plans:
         raise OptionError("no encoder was named; add --encoder NAME ('vidloc list encoders' shows them).")
     if stride_s <= 0:
         raise OptionError(f"the stride must be more than 0 s, got {stride_s}.")
     _refuse_doubles(plans)
-    loaded = [load("encoders", plan.name) for plan in plans]
-    options = [
-        found.target.Options.parse(plan.options, where=f"encoder {plan.name!r}")
-        for found, plan in zip(loaded, plans, strict=True)
-    ]
-    for found, values in zip(loaded, options, strict=True):
-        found.target.check_weights(values, name=found.name)
-    return list(zip(plans, loaded, options, strict=True))
+    run = {"stride": str(stride_s), **layout}
+    return [_chosen(plan, load("encoders", plan.name), run, views) for plan in plans]
+
+
+def _chosen(plan: EncoderPlan, found: Loaded, run: Mapping[str, str], views: Views | None) -> ChosenEncoder:
+    where = f"encoder {plan.name!r}"
+    model: type[EncoderOptions] = found.target.Options
+    if taken := [word for word in WORDS if word in model.model_fields]:
+        raise OptionError(
+            f"{where} has an option named {taken[0]!r}, which every encoder has for the layout of its rows. "
+            f"Rename it in {found.origin}."
+        )
+    words = {name: value for name, value in plan.options.items() if name in WORDS}
+    own = {name: value for name, value in plan.options.items() if name not in WORDS}
+    if words and views is not None:
+        raise OptionError(f"{where}: rows per segment have no layout of windows; leave out {', '.join(words)}.")
+    try:
+        options = model.parse(own, where=where)
+    except OptionError as error:
+        if any(name not in model.model_fields for name in own):
+            error.add_note(f"(words of the layout, for every encoder: {', '.join(WORDS)})")
+        raise
+    return ChosenEncoder(plan, found, options, words, run, views)
 
 
 def _refuse_doubles(plans: Sequence[EncoderPlan]) -> None:
@@ -126,71 +262,30 @@ def _refuse_doubles(plans: Sequence[EncoderPlan]) -> None:
         names[plan.stream] = plan.name
 
 
-def _bound(
-    plan: EncoderPlan, found: Loaded, options: EncoderOptions, *, stride_s: Fraction, device: torch.device
-) -> StreamEncoder:
-    try:
-        encoder: Encoder = found.target(options, name=found.name, device=device)
-    except VidlocError as error:
-        error.add_note(f"(while loading encoder {plan.name!r} for stream {plan.stream!r})")
-        raise
-    grid = _grid(encoder.input, stride_s)
-    return StreamEncoder(_spec(plan, found, encoder, grid), grid, encoder)
-
-
-def _grid(wanted: EncoderInput, stride_s: Fraction) -> TimeGrid | None:
-    match wanted:
-        case ClipInput():
-            return center_grid(wanted.window_s, stride_s)
-        case AudioInput():
-            return center_grid(Fraction(wanted.num_samples, wanted.sample_rate_hz), stride_s)
-        case FrameInput():
-            # A single frame has no length of its own; its row stands for the stride around it.
-            return center_grid(stride_s, stride_s)
-        case TextInput():
-            return None
-
-
-def _spec(plan: EncoderPlan, found: Loaded, encoder: Encoder, grid: TimeGrid | None) -> StreamSpec:
+def _spec(plan: EncoderPlan, found: Loaded, encoder: Encoder, layout: RowLayout | SegmentLayout | None) -> StreamSpec:
     template = encoder.stream()
     options = encoder.options.model_dump(mode="json")
     # Told apart by content below; where the file lay on this machine says nothing of the rows.
     options.pop("weights", None)
+    preprocessing = dict(template.preprocessing)
+    if isinstance(layout, RowLayout) and not layout.own_window and "fps" in preprocessing:
+        preprocessing["fps"] = "that of the layout (sampling), not of the options"
     return StreamSpec(
         name=plan.stream,
         kind=template.kind,
-        fields=template.fields,
-        timeline="spans" if grid is None else "grid",
-        sampling=_sampling(encoder.input, grid),
+        fields=layout.fields(template.fields) if isinstance(layout, SegmentLayout) else template.fields,
+        timeline="grid" if isinstance(layout, RowLayout) and not layout.irregular else "spans",
+        sampling={"align": "annotations"} if layout is None else layout.sampling(),
         encoder=found.recorded,
         encoder_version=_version_of(found, encoder),
         options=options,
         weights=encoder.weights_name,
         weights_sha256=encoder.weights_sha256,
         source=template.source,
-        preprocessing=template.preprocessing,
+        preprocessing=preprocessing,
         vocabulary=template.vocabulary,
         versions=_versions(encoder.device),
     )
-
-
-def _sampling(wanted: EncoderInput, grid: TimeGrid | None) -> dict[str, JsonValue]:
-    if grid is None:
-        return {"align": "annotations"}
-    rule: dict[str, JsonValue] = {
-        "align": "centre",
-        "stride_s": str(grid.stride_s),
-        "window_s": str(grid.window_s),
-    }
-    match wanted:
-        case ClipInput():
-            rule |= {"num_frames": wanted.num_frames, "frame": "last one presented before each cell's midpoint"}
-            rule |= {"frames_after_window": wanted.frames_after} if wanted.frames_after else {}
-        case FrameInput():
-            rule |= {"num_frames": 1, "frame": "last one presented before the centre"}
-        case AudioInput():
-            rule |= {"num_samples": wanted.num_samples, "sample_rate_hz": wanted.sample_rate_hz}
-    return rule
 
 
 def _version_of(found: Loaded, encoder: Encoder) -> str:

@@ -15,10 +15,11 @@ import numpy as np
 
 from vidloc.core.records import ItemInfo, Status
 from vidloc.core.rows import Rows
-from vidloc.core.timeline import Spans, Timeline
+from vidloc.core.timeline import Spans, TimeGrid, Timeline
 from vidloc.pipelines.extraction.batching import Batcher, Encoded
 from vidloc.pipelines.extraction.decoding import Arrived, Ended, TrackEnd
 from vidloc.pipelines.extraction.encoders import StreamEncoder
+from vidloc.pipelines.extraction.segment_views import SegmentClips, SegmentLayout
 from vidloc.stores.tables import WITH_ROWS
 
 # Items that may wait for a batch to fill before batches are sent off part-filled: bounds what a kill can lose.
@@ -33,7 +34,7 @@ class Piece:
     """Rows of one (item, stream).
 
     Attributes:
-        timeline: the stream's grid, or the spans of these rows.
+        timeline: the item's grid, or the spans of these rows.
         extent: start and end of the track, seconds; known, where it is, with the last piece.
     """
 
@@ -56,11 +57,13 @@ class StreamEnd:
     Attributes:
         num_rows: rows of all its pieces; 0 where they are not to be kept.
         reason: why it is not `done`.
+        as_asked: absent because of the layout that was asked for, see `TrackEnd`.
     """
 
     status: Status
     num_rows: int = 0
     reason: str = ""
+    as_asked: bool = False
 
 
 @dataclass(frozen=True)
@@ -81,8 +84,10 @@ def crosses_items(encoder: StreamEncoder) -> bool:
 class _Stream:
     """Rows of one (item, stream) that came back and were not handed on yet."""
 
+    grid: TimeGrid | None = None
     rows: list[Rows] = field(default_factory=list)
     spans: list[tuple[Fraction, Fraction]] = field(default_factory=list)
+    places: list[int] = field(default_factory=list)
     num_waiting: int = 0
     num_bytes: int = 0
     num_back: int = 0
@@ -132,6 +137,7 @@ class Encoding:
             # The stream of this item is lost already: answered without asking the encoder.
             item.streams[event.stream].num_back += 1
         else:
+            item.streams[event.stream].grid = event.grid
             made += self._taken(self._batchers[event.stream].add(event.item_id, event.sample))
         return [*made, *self._finished()]
 
@@ -152,11 +158,15 @@ class Encoding:
             elif not stream.failure:
                 stream.rows.append(answer.rows)
                 stream.spans += answer.spans
+                stream.places += answer.places
                 stream.num_made += len(answer.spans)
                 stream.num_waiting += len(answer.spans)
                 stream.num_bytes += _num_bytes(answer.rows)
-                # The last answer is held back: an extent, known only at the end, goes with rows.
-                if len(stream.rows) > 1 and (stream.num_waiting > _PIECE_ROWS or stream.num_bytes > _PIECE_BYTES):
+                # The last answer is held back: an extent, known only at the end, goes with rows. Views of segments come
+                # in order of time, those of one row far apart.
+                enough = stream.num_waiting > _PIECE_ROWS or stream.num_bytes > _PIECE_BYTES
+                in_order = not isinstance(self._encoders[answer.stream].rows, SegmentLayout)
+                if enough and in_order and len(stream.rows) > 1:
                     yield self._piece(answer.item_id, answer.stream, stream, keep=1)
 
     def _piece(
@@ -167,13 +177,7 @@ class Encoding:
         spans, stream.spans = stream.spans[: len(rows)], stream.spans[len(rows) :]
         stream.num_waiting -= len(rows)
         stream.num_bytes -= _num_bytes(rows)
-        return Piece(item_id, name, rows, self._timeline(name, spans), extent)
-
-    def _timeline(self, name: str, spans: list[tuple[Fraction, Fraction]]) -> Timeline:
-        grid = self._encoders[name].grid
-        if grid is not None:
-            return grid
-        return Spans(np.array([(float(start), float(end)) for start, end in spans], dtype=np.float64))
+        return Piece(item_id, name, rows, _timeline(stream.grid, spans), extent)
 
     def _finished(self) -> Iterator[Piece | Finished]:
         for item_id in [name for name, item in self._items.items() if item.complete]:
@@ -184,16 +188,35 @@ class Encoding:
             for name, track in item.ended.tracks.items():
                 stream = item.streams[name]
                 if track.status in WITH_ROWS and stream.rows and not stream.failure:
-                    yield self._piece(item_id, name, stream, extent=track.extent)
+                    if track.clips is not None:
+                        yield _of_segments(item_id, name, stream, track.clips, track.extent)
+                    else:
+                        yield self._piece(item_id, name, stream, extent=track.extent)
                 ends[name] = _end(stream, track)
             yield Finished(item_id, ends, item.ended.info)
+
+
+def _of_segments(
+    item_id: str, name: str, stream: _Stream, clips: SegmentClips, extent: tuple[float, float] | None
+) -> Piece:
+    """All rows of an item, each put together from the views of its segment."""
+    keys = [segment.id for segment in clips.segments]
+    rows = clips.layout.rows(Rows.concatenated(stream.rows), stream.places, keys)
+    stream.num_made = len(rows)
+    return Piece(item_id, name, rows, clips.spans, extent)
+
+
+def _timeline(grid: TimeGrid | None, spans: list[tuple[Fraction, Fraction]]) -> Timeline:
+    if grid is not None:
+        return grid
+    return Spans(np.array([(float(start), float(end)) for start, end in spans], dtype=np.float64))
 
 
 def _end(stream: _Stream, track: TrackEnd) -> StreamEnd:
     if stream.failure:
         return StreamEnd("failed", reason=stream.failure)
     if track.status not in WITH_ROWS:
-        return StreamEnd(track.status, reason=track.reason)
+        return StreamEnd(track.status, reason=track.reason, as_asked=track.as_asked)
     if not stream.num_made:
         return StreamEnd("failed", reason=track.reason or "the track gave no row")
     return StreamEnd(track.status, stream.num_made, track.reason)

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from vidloc.core.grammar import Part, parse_encoder
-from vidloc.core.records import Narration
+from vidloc.core.records import Narration, Segment
 from vidloc.core.registry import load
 from vidloc.datasets.base import Annotations, Dataset
 from vidloc.datasets.video_list import read_video_list
-from vidloc.errors import MediaError, OptionError, UnknownNameError, did_you_mean
+from vidloc.errors import AnnotationError, MediaError, OptionError, UnknownNameError, did_you_mean
 from vidloc.pipelines.extraction.report import named
 
 _MOST_LISTED = 20
@@ -26,6 +26,7 @@ class Items:
         paths: file by item id; empty for items that consist of text alone.
         missing: items the annotations name for which no file was found, sorted.
         narrations: sentences by item, for text streams.
+        segments: annotated segments by item, of all splits and each once, for streams of a row per segment.
         durations_s: duration by item where annotations state it.
         ignored: files below the root that were not taken, with the reason.
         text_only: items are taken from the narrations, and need no file.
@@ -35,6 +36,7 @@ class Items:
     paths: Mapping[str, Path]
     missing: tuple[str, ...] = ()
     narrations: Mapping[str, tuple[Narration, ...]] = field(default_factory=dict)
+    segments: Mapping[str, tuple[Segment, ...]] = field(default_factory=dict)
     durations_s: Mapping[str, float] = field(default_factory=dict)
     ignored: Mapping[str, str] = field(default_factory=dict)
     text_only: bool = False
@@ -94,11 +96,12 @@ def open_dataset(text: str) -> Dataset:
     return dataset
 
 
-def find_items(selection: Selection, *, text_only: bool = False) -> Items:
+def find_items(selection: Selection, *, text_only: bool = False, per_segment: bool = False) -> Items:
     """Find the items of a run.
 
     Args:
         text_only: every encoder reads sentences, so that no video is needed.
+        per_segment: rows answer annotated segments, so that annotations are needed.
 
     Raises:
         OptionError: neither a list nor a corpus with its root.
@@ -106,8 +109,10 @@ def find_items(selection: Selection, *, text_only: bool = False) -> Items:
         AnnotationError: malformed annotations or list.
         MediaError: there is nothing to work on.
     """
-    read = _annotations_of(selection, needed=text_only)
+    read = _annotations_of(selection, needed=text_only or per_segment)
     items = _with_media(selection, read, text_only=text_only)
+    if per_segment and read is not None:
+        items = replace(items, segments=_segments_of(read))
     if selection.split is not None and read is not None:
         items = items.only(read.items_of(selection.split))
     if selection.patterns:
@@ -125,11 +130,30 @@ def _annotations_of(selection: Selection, *, needed: bool) -> Annotations | None
         if selection.annotations is not None:
             raise OptionError("annotations are read by a dataset: add --dataset NAME ('vidloc list datasets').")
         if needed:
-            raise OptionError("a split or narrations come from annotations: add --dataset NAME --annotations DIR.")
+            raise OptionError(
+                "a split, narrations or segments come from annotations: add --dataset NAME --annotations DIR."
+            )
         return None
     if selection.annotations is None and not needed:
         return None
     return selection.dataset.read(selection.annotations)
+
+
+def _segments_of(read: Annotations) -> dict[str, tuple[Segment, ...]]:
+    found: dict[str, dict[str, Segment]] = {}
+    for segment in (segment for split in read.splits.values() for segment in split):
+        if not segment.id:
+            raise AnnotationError(
+                f"{read.dataset} has segments without an id, by which rows are found again; one is of "
+                f"{segment.item_id!r}."
+            )
+        known = found.setdefault(segment.item_id, {}).setdefault(segment.id, segment)
+        if known.span != segment.span:
+            raise AnnotationError(
+                f"{read.dataset} has two segments of {segment.item_id!r} with the id {segment.id!r}, from "
+                f"{known.span.start_s:g} and from {segment.span.start_s:g} s."
+            )
+    return {item: tuple(segments.values()) for item, segments in found.items()}
 
 
 def _with_media(selection: Selection, read: Annotations | None, *, text_only: bool) -> Items:

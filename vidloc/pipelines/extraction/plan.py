@@ -8,18 +8,21 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 from pydantic import JsonValue
 
-from vidloc.core.records import ItemInfo, Narration
-from vidloc.core.timeline import num_center_rows
+from vidloc.core.records import ItemInfo, Narration, Segment
 from vidloc.errors import MediaError
 from vidloc.extract import media
+from vidloc.extract.track_times import TrackTimes
 from vidloc.pipelines.extraction.encoders import StreamLayout
 from vidloc.pipelines.extraction.items import Items
+from vidloc.pipelines.extraction.layout import RowLayout
 from vidloc.pipelines.extraction.report import Outcome, duration, named
+from vidloc.pipelines.extraction.segment_views import KEY_FIELD, SegmentLayout
 from vidloc.stores.base import FeatureStore, ItemEntry, StreamSpec
 
 # Headers read to estimate the work; of more videos, evenly spread ones stand for all.
@@ -35,6 +38,7 @@ class ItemWork:
         path: its file; `None` for items of text alone.
         info: what an earlier run found of it.
         narrations: its sentences, for text streams.
+        segments: its annotated segments, for streams of a row per segment.
     """
 
     item_id: str
@@ -42,6 +46,7 @@ class ItemWork:
     streams: tuple[str, ...]
     info: ItemInfo | None = None
     narrations: tuple[Narration, ...] = ()
+    segments: tuple[Segment, ...] = ()
 
     @property
     def path_name(self) -> str:
@@ -55,9 +60,10 @@ class StreamPlan:
 
     Attributes:
         num_items: items to do.
-        num_rows: estimated rows; exact for text.
+        num_rows: estimated rows; exact for text and for rows per segment.
         dense_bytes_per_row: bytes of the fields that every row has once.
         ragged_bytes: bytes per entry, by ragged axis (the regions of a frame); how many there will be is not known.
+        num_samples: what the encoder is fed for those rows: one each, or all views of a segment.
     """
 
     spec: StreamSpec
@@ -65,6 +71,7 @@ class StreamPlan:
     num_rows: int
     dense_bytes_per_row: int
     ragged_bytes: Mapping[str, int]
+    num_samples: int
 
 
 @dataclass(frozen=True)
@@ -86,6 +93,7 @@ class ExtractPlan:
         num_probed: how many headers that estimate rests on; 0 where the annotations state durations.
         fps: median frame rate of the probed files.
         notes: what the annotations' reader wants to be known.
+        missing_weights: why weights are missing and how to get them, by stream.
     """
 
     store: str
@@ -100,13 +108,14 @@ class ExtractPlan:
     streams: tuple[StreamPlan, ...]
     video_s: float | None
     num_probed: int
-    fps: float | None
+    fps: Fraction | None
     notes: tuple[str, ...]
+    missing_weights: Mapping[str, str]
 
     @property
-    def num_rows(self) -> int:
-        """Estimated rows of all streams."""
-        return sum(stream.num_rows for stream in self.streams)
+    def num_samples(self) -> int:
+        """What all encoders will be fed, estimated."""
+        return sum(stream.num_samples for stream in self.streams)
 
     def as_json(self) -> dict[str, Any]:
         """Everything, for scripts."""
@@ -123,6 +132,7 @@ class ExtractPlan:
             "headers_read": self.num_probed,
             "streams": {plan.spec.name: _stream_json(plan) for plan in self.streams},
             "notes": list(self.notes),
+            "missing_weights": dict(self.missing_weights),
         }
 
     def lines(self) -> list[str]:
@@ -140,34 +150,44 @@ class ExtractPlan:
             text.append(f"Missing: {len(self.missing)} videos that the annotations name: {named(self.missing)}.")
         if self.ignored:
             text.append(f"Not taken for videos: {len(self.ignored)} files ({named(list(self.ignored), most=3)}).")
-        text += [line for plan in self.streams for line in _stream_lines(plan, self.fps)]
+        for plan in self.streams:
+            text += _stream_lines(plan, self.fps, missing=plan.spec.name in self.missing_weights)
         if self.video_s is not None and self.work:
             basis = f"the headers of {self.num_probed} files" if self.num_probed else "the annotations"
             text.append(
                 f"About {duration(self.video_s)} of video (from {basis}); "
                 "how long that takes is measured on the first clips and said then."
             )
+        text += [f"Weights are missing for {name}: {why}" for name, why in self.missing_weights.items()]
         return [*text, *(f"Note: {note}" for note in self.notes)]
 
 
 def make_plan(
-    items: Items, encoders: Sequence[StreamLayout], store: FeatureStore | None, *, path: str, device: str
+    items: Items,
+    encoders: Sequence[StreamLayout],
+    store: FeatureStore | None,
+    *,
+    path: str,
+    device: str,
+    missing_weights: Mapping[str, str] = MappingProxyType({}),
 ) -> ExtractPlan:
     """Compare what is wanted with what the store holds.
 
     Args:
         store: `None` where nothing has been written yet.
         path: path of the store, to be shown.
+        missing_weights: by stream, as `preview_encoders` found it.
     """
     entries = _entries(store, encoders)
     known = set(store.items()) if store is not None else set()
     work, tried_before, earlier = [], [], []
     for item in items.ids:
         states = {name: found.get(item) for name, found in entries.items()}
-        lacking = tuple(e.stream for e in encoders if _is_lacking(states[e.stream], e, items, item))
+        lacking = tuple(e.stream for e in encoders if _is_lacking(states[e.stream], e, items, item, store))
         if lacking:
             info = store.info(item) if store is not None and item in known else None
-            work.append(ItemWork(item, items.paths.get(item), lacking, info, items.narrations.get(item, ())))
+            said, segments = items.narrations.get(item, ()), items.segments.get(item, ())
+            work.append(ItemWork(item, items.paths.get(item), lacking, info, said, segments))
         if any((state := states[name]) is not None and state.status == "failed" for name in lacking):
             tried_before.append(item)
         earlier += [
@@ -175,7 +195,7 @@ def make_plan(
             for name, state in states.items()
             if state is not None and state.status == "partial"
         ]
-    durations, fps, num_probed = _durations(work, items)
+    lengths = _lengths(work, items, encoders)
     return ExtractPlan(
         store=path,
         device=device,
@@ -186,11 +206,12 @@ def make_plan(
         earlier=tuple(earlier),
         missing=items.missing,
         ignored=items.ignored,
-        streams=tuple(_stream_plan(encoder, work, items, durations) for encoder in encoders),
-        video_s=sum(durations.values()) if durations else None,
-        num_probed=num_probed,
-        fps=fps,
+        streams=tuple(_stream_plan(encoder, work, items, lengths) for encoder in encoders),
+        video_s=sum(lengths.seconds.values()) if lengths.seconds else None,
+        num_probed=lengths.num_probed,
+        fps=lengths.fps,
         notes=items.notes,
+        missing_weights=missing_weights,
     )
 
 
@@ -199,52 +220,96 @@ def _entries(store: FeatureStore | None, encoders: Sequence[StreamLayout]) -> di
     return {e.stream: store.entries(e.stream) if store is not None and e.stream in known else {} for e in encoders}
 
 
-def _is_lacking(state: ItemEntry | None, encoder: StreamLayout, items: Items, item: str) -> bool:
+def _is_lacking(
+    state: ItemEntry | None, encoder: StreamLayout, items: Items, item: str, store: FeatureStore | None
+) -> bool:
     if state is None or state.status == "failed":
         return True
+    if isinstance(encoder.rows, SegmentLayout):
+        # Segments may have come with annotations that an earlier run was not given; those of a damaged video or beyond
+        # its end would be missed again.
+        wanted = {segment.id for segment in items.segments.get(item, ())}
+        if state.status == "done" and store is not None:
+            return not wanted <= set(store.read(encoder.stream, item).strings(KEY_FIELD))
+        return state.status == "absent" and bool(wanted)
     # Sentences may have come with annotations that an earlier run was not given.
-    return state.status == "absent" and encoder.grid is None and bool(items.narrations.get(item))
+    return state.status == "absent" and encoder.rows is None and bool(items.narrations.get(item))
 
 
-def _durations(work: Sequence[ItemWork], items: Items) -> tuple[dict[str, float], float | None, int]:
-    """Seconds by item to do, the median frame rate, and how many headers were read for it."""
+@dataclass(frozen=True)
+class _Lengths:
+    """What is known of the items to do before any is decoded.
+
+    Attributes:
+        seconds: duration by item.
+        rates: frames per second by item, as headers state them.
+        fps: the median of those.
+        num_probed: how many headers were read for it.
+    """
+
+    seconds: Mapping[str, float]
+    rates: Mapping[str, Fraction]
+    fps: Fraction | None
+    num_probed: int
+
+    def times(self, item_id: str) -> TrackTimes | None:
+        """An estimate of what the item's packets will tell; `None` where no rate is known."""
+        fps = self.rates.get(item_id, self.fps)
+        if fps is None:
+            return None
+        seconds = Fraction(self.seconds[item_id])
+        return TrackTimes(round(seconds * fps), seconds, fps)
+
+
+def _lengths(work: Sequence[ItemWork], items: Items, encoders: Sequence[StreamLayout]) -> _Lengths:
     with_file = [item for item in work if item.path is not None]
     stated = {item.item_id: items.durations_s[item.item_id] for item in with_file if item.item_id in items.durations_s}
-    unknown = [item for item in with_file if item.item_id not in stated]
+    # Annotations state durations, but no frame rates.
+    rates_matter = any(isinstance(e.rows, RowLayout) and e.rows.needs_times for e in encoders)
+    unknown = [item for item in with_file if rates_matter or item.item_id not in stated]
     if not unknown:
-        return stated, None, 0
+        return _Lengths(stated, {}, None, 0)
     step = max(len(unknown) // _MAX_PROBED, 1)
     probed = unknown[::step][:_MAX_PROBED]
     with ThreadPoolExecutor(_PROBING_THREADS) as pool:
-        found = list(pool.map(_header, probed))
-    lengths = [length for length, _ in found if length is not None]
-    rates = [rate for _, rate in found if rate is not None]
-    typical = statistics.fmean(lengths) if lengths else 0.0
-    by_item = {item.item_id: length for item, (length, _) in zip(probed, found, strict=True) if length is not None}
+        found = dict(zip((item.item_id for item in probed), pool.map(_header, probed), strict=True))
+    lengths = {item: length for item, (length, _) in found.items() if length is not None}
+    rates = {item: rate for item, (_, rate) in found.items() if rate is not None}
+    typical = statistics.fmean(lengths.values()) if lengths else 0.0
     guessed = {item.item_id: typical for item in unknown}
-    return stated | guessed | by_item, statistics.median(rates) if rates else None, len(probed)
+    return _Lengths(
+        guessed | lengths | stated, rates, statistics.median_low(rates.values()) if rates else None, len(probed)
+    )
 
 
-def _header(item: ItemWork) -> tuple[float | None, float | None]:
+def _header(item: ItemWork) -> tuple[float | None, Fraction | None]:
     if item.path is None:
         return None, None
     try:
         found = media.probe(item.path)
     except MediaError:
         return None, None  # the run itself meets and reports it
-    rate = Fraction(found.fps_nominal) if found.fps_nominal else None
-    return found.duration_s, float(rate) if rate else None
+    return found.duration_s, Fraction(found.fps_nominal) if found.fps_nominal else None
 
 
-def _stream_plan(
-    encoder: StreamLayout, work: Sequence[ItemWork], items: Items, durations: Mapping[str, float]
-) -> StreamPlan:
+def _num_rows(layout: RowLayout, item_id: str, lengths: _Lengths) -> int:
+    times = lengths.times(item_id)
+    if times is None and layout.needs_times:
+        return 0  # no header could be read, or none states a rate
+    return layout.windows(times).num_rows(lengths.seconds[item_id])
+
+
+def _stream_plan(encoder: StreamLayout, work: Sequence[ItemWork], items: Items, lengths: _Lengths) -> StreamPlan:
     mine = [item.item_id for item in work if encoder.stream in item.streams]
-    if encoder.grid is None:
+    layout = encoder.rows
+    num_samples = None
+    if layout is None:
         rows = sum(len(items.narrations.get(item, ())) for item in mine)
+    elif isinstance(layout, SegmentLayout):
+        rows = sum(len(items.segments.get(item, ())) for item in mine)
+        num_samples = rows * layout.views.count
     else:
-        stride = encoder.grid.stride_s
-        rows = sum(num_center_rows(stride, durations[item]) for item in mine if item in durations)
+        rows = sum(_num_rows(layout, item, lengths) for item in mine if item in lengths.seconds)
     dense, ragged = 0, dict[str, int]()
     for field in encoder.spec.fields.values():
         size = int(np.prod(field.entry_shape, dtype=np.int64)) * np.dtype(field.dtype).itemsize
@@ -252,7 +317,7 @@ def _stream_plan(
             dense += size
         else:
             ragged[field.axis] = ragged.get(field.axis, 0) + size
-    return StreamPlan(encoder.spec, len(mine), rows, dense, ragged)
+    return StreamPlan(encoder.spec, len(mine), rows, dense, ragged, rows if num_samples is None else num_samples)
 
 
 def _stream_json(plan: StreamPlan) -> dict[str, Any]:
@@ -271,7 +336,7 @@ def _stream_json(plan: StreamPlan) -> dict[str, Any]:
     }
 
 
-def _stream_lines(plan: StreamPlan, fps: float | None) -> list[str]:
+def _stream_lines(plan: StreamPlan, fps: Fraction | None, *, missing: bool) -> list[str]:
     spec = plan.spec
     stored = ", ".join(f"{name}{f}" for name, f in spec.fields.items())
     halved = any(f.dtype == "float16" for f in spec.fields.values())
@@ -287,8 +352,9 @@ def _stream_lines(plan: StreamPlan, fps: float | None) -> list[str]:
             f"    WEIGHTS ARE RANDOM ({spec.weights_sha256}): an untrained network, good for trying things out."
         )
     elif spec.weights_sha256:
-        licence = spec.source.licence or "not stated"
-        text.append(f"    weights {spec.weights} (sha256 {spec.weights_sha256[:12]}); licence: {licence}")
+        text.append(f"    weights {spec.weights} (sha256 {spec.weights_sha256[:12]}); licence: {_licence(spec)}")
+    elif missing:
+        text.append(f"    WEIGHTS ARE MISSING, see below; licence: {_licence(spec)}")
     flow = spec.preprocessing.get("flow")
     return [*text, _flow_line(flow)] if isinstance(flow, Mapping) else text
 
@@ -301,18 +367,44 @@ def _flow_line(flow: Mapping[str, JsonValue]) -> str:
     return f"    optical flow by {flow['algorithm']}{learned}"
 
 
-def _window(spec: StreamSpec, fps: float | None) -> str:
+def _licence(spec: StreamSpec) -> str:
+    return spec.source.licence or "not stated"
+
+
+def _window(spec: StreamSpec, fps: Fraction | None) -> str:
+    """Window and stride in seconds and in frames, and where rows begin and end."""
     rule = spec.sampling
-    if "stride_s" not in rule:
+    if rule["align"] == "annotations":
         return "one row per annotated sentence"
-    stride, window = Fraction(str(rule["stride_s"])), Fraction(str(rule["window_s"]))
-    stride_frames = f" ({float(stride) * fps:.4g} frames at {fps:.4g} fps)" if fps else ""
-    every = f"every {float(stride):g} s{stride_frames}"
+    if rule["align"] == "segments":
+        of_clip = f" of {float(Fraction(str(rule['window_s']))):.4g} s" if "window_s" in rule else ""
+        return f"one row per annotated segment: views {rule['views']} (clips{of_clip} along it x crops of each)"
+    rate = fps if rule.get("rate_fps") == "native" else Fraction(str(rule["rate_fps"])) if "rate_fps" in rule else fps
+    stride, window = (_length(rule, name, rate) for name in ("stride", "window"))
     if "num_samples" in rule:
-        made_of = f"{rule['num_samples']} samples at {rule['sample_rate_hz']} Hz"
+        text = f"windows of {window[0]} ({rule['num_samples']} samples at {rule['sample_rate_hz']} Hz)"
     elif rule["num_frames"] == 1:
-        return f"one frame {every}"
+        text = "one frame"
     else:
-        made_of = f"{rule['num_frames']} frames"
-        made_of += f" and {rule['frames_after_window']} after" if "frames_after_window" in rule else ""
-    return f"windows of {float(window):.4g} s ({made_of}) {every}"
+        inside = f" from {window[1]}" if window[1] not in ("", str(rule["num_frames"])) else ""
+        after = f" and {rule['frames_after_window']} after" if "frames_after_window" in rule else ""
+        text = f"windows of {window[0]} ({rule['num_frames']} frames{inside}{after})"
+    text += f" every {stride[0]}"
+    if rate is not None and stride[1]:
+        text += f" ({stride[1]} frames at {float(rate):.4g} fps)"
+    if "rate_fps" in rule:
+        text += "; rate: the file's own" if rule["rate_fps"] == "native" else f"; rate: {rule['rate_fps']} fps"
+    if rule["align"] == "start":
+        begin = str(rule.get("start_s", rule.get("start_frames")))
+        text += "; from the start" if begin == "0" else f"; from {begin}{' s' if 'start_s' in rule else ' frames'}"
+        text += f", tail: {rule['tail']}"
+    return text
+
+
+def _length(rule: Mapping[str, JsonValue], name: str, fps: Fraction | None) -> tuple[str, str]:
+    """Window or stride in seconds with their unit, and as a number of frames, empty where no rate is known."""
+    if f"{name}_frames" not in rule:
+        seconds = Fraction(str(rule[f"{name}_s"]))
+        return f"{float(seconds):.4g} s", f"{float(seconds * fps):.4g}" if fps else ""
+    frames = Fraction(str(rule[f"{name}_frames"]))
+    return (f"{float(frames / fps):.4g} s", f"{float(frames):g}") if fps else (f"{float(frames):g} frames", "")

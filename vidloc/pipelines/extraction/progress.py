@@ -79,7 +79,7 @@ class ConsoleProgress:
         self._begun = time.monotonic()
         self._next_line = self._begun + _FIRST_LINE_S
         self._num_items = len(plan.work)
-        self._rows_expected = plan.num_rows
+        self._rows_expected = plan.num_samples
         if self._console.is_terminal:
             self._bar = Bar(
                 TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("videos"),

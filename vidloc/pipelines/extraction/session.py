@@ -31,8 +31,8 @@ class Session:
         self.write_s = 0.0
         self._writer = writer
         self._work = {item.item_id: item for item in work}
-        # Their rows follow the track, and not annotations.
-        self._on_grid = {name for name, spec in writer.streams().items() if spec.timeline == "grid"}
+        # Their rows are of the file, and not of annotations.
+        self._of_file = {name for name, spec in writer.streams().items() if spec.kind != "text"}
         self._begun: set[str] = set()
         self._num_told = 0
 
@@ -69,12 +69,13 @@ class Session:
 
     def _commit(self, item: Finished) -> None:
         outcomes = [Outcome(item.item_id, name, e.status, e.num_rows, e.reason) for name, e in item.streams.items()]
-        if all(o.status == "absent" for o in outcomes) and not self._has_rows(item.item_id):
+        as_asked = any(end.as_asked for end in item.streams.values())
+        if all(o.status == "absent" for o in outcomes) and not as_asked and not self._has_rows(item.item_id):
             outcomes = [replace(o, status="failed") for o in outcomes]
         changed = self._changed_since(item.item_id, item.info)
         if changed:
             outcomes = [
-                replace(o, status="failed", num_rows=0, reason=changed) if o.stream in self._on_grid else o
+                replace(o, status="failed", num_rows=0, reason=changed) if o.stream in self._of_file else o
                 for o in outcomes
             ]
         for outcome in outcomes:
@@ -94,7 +95,7 @@ class Session:
         earlier = self._work[item_id].info
         if earlier is None or found is None or earlier.source_sha256 in (None, found.source_sha256):
             return ""
-        entries = {name: self._writer.entry(name, item_id) for name in sorted(self._on_grid)}
+        entries = {name: self._writer.entry(name, item_id) for name in sorted(self._of_file)}
         made = [name for name, entry in entries.items() if entry is not None and entry.status in WITH_ROWS]
         if not made:
             return ""

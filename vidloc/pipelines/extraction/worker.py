@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from multiprocessing.connection import Connection
@@ -28,6 +28,7 @@ from vidloc.pipelines.extraction.encoding import Encoding, Finished, Piece
 from vidloc.pipelines.extraction.in_process import AHEAD_BYTES, BEHIND_BYTES, POLL_S, row_bytes
 from vidloc.pipelines.extraction.plan import ItemWork
 from vidloc.pipelines.extraction.report import Timing, reason_of
+from vidloc.pipelines.extraction.segment_views import Views
 
 # Rows fed are counted aloud this often: a bar moves, and a fast encoder does not flood the pipe.
 _FED_EVERY_S = 0.5
@@ -38,12 +39,16 @@ class Setup:
     """What a worker is started with.
 
     Attributes:
+        layout: words of `vidloc.pipelines.extraction.layout` for the whole run.
+        views: of segments, where rows answer those.
         threads: that it may use for arithmetic, and for decoding.
         folder: where relative paths begin.
     """
 
     encoders: Sequence[EncoderPlan]
     stride_s: Fraction
+    layout: Mapping[str, str]
+    views: Views | None
     device: torch.device
     threads: int
     folder: str
@@ -129,7 +134,13 @@ def _built(pipe: Connection, setup: Setup) -> list[StreamEncoder] | None:
     if setup.device.index is not None:
         torch.cuda.set_device(setup.device)
     try:
-        encoders = build_encoders(setup.encoders, stride_s=setup.stride_s, device=setup.device)
+        encoders = build_encoders(
+            setup.encoders,
+            stride_s=setup.stride_s,
+            layout=setup.layout,
+            views=setup.views,
+            device=setup.device,
+        )
     except VidlocError as error:
         pipe.send(Refused(_portable(error)))
         return None

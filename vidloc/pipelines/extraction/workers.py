@@ -17,7 +17,7 @@ from __future__ import annotations
 import signal
 import sys
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -25,7 +25,7 @@ from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from types import ModuleType, TracebackType
+from types import MappingProxyType, ModuleType, TracebackType
 from typing import Literal, Self
 
 import torch
@@ -41,6 +41,7 @@ from vidloc.pipelines.extraction.interrupts import Interrupts
 from vidloc.pipelines.extraction.plan import ItemWork
 from vidloc.pipelines.extraction.progress import Progress
 from vidloc.pipelines.extraction.report import Timing, named
+from vidloc.pipelines.extraction.segment_views import Views
 from vidloc.pipelines.extraction.session import Session
 from vidloc.pipelines.extraction.worker import (
     Ask,
@@ -107,15 +108,27 @@ class Workers:
     Args:
         devices: one worker is started for each.
         encoders: what each of them loads.
-        stride_s: seconds between the centres of neighbouring rows.
+        stride_s: seconds between neighbouring rows, for encoders that do not say otherwise.
+        layout: further words of `vidloc.pipelines.extraction.layout` for the same.
+        views: of segments, where rows answer those.
     """
 
-    def __init__(self, devices: Sequence[torch.device], encoders: Sequence[EncoderPlan], *, stride_s: Fraction) -> None:
+    def __init__(
+        self,
+        devices: Sequence[torch.device],
+        encoders: Sequence[EncoderPlan],
+        *,
+        stride_s: Fraction,
+        layout: Mapping[str, str] = MappingProxyType({}),
+        views: Views | None = None,
+    ) -> None:
         self._context = multiprocessing.get_context(START_METHOD)
         # The cores are shared: each worker taking all of them would be slower than one alone.
         threads = max(num_cores() // len(devices), 1)
         folder = str(Path.cwd())
-        self._setups = [Setup(tuple(encoders), stride_s, device, threads, folder) for device in devices]
+        self._setups = [
+            Setup(tuple(encoders), stride_s, dict(layout), views, device, threads, folder) for device in devices
+        ]
         self._workers: list[_Worker] = []
         self._waiting: deque[ItemWork] = deque()
         self._suspects: list[_Suspect] = []
