@@ -120,4 +120,4 @@ def test_the_plan_says_how_flow_is_made(tmp_path, options, line):
         tmp_path / "s.zarr", [encoder], Selection(dataset=open_dataset("folder"), root=tmp_path), device="cpu"
     )
     assert any(line.format(sha256=sha256_of(file)[:12]) in shown for shown in plan.lines())
-    assert any("(9 frames and 1 after)" in shown for shown in plan.lines())
+    assert any("(9 frames from 3.6 and 1 after)" in shown for shown in plan.lines())
