@@ -8,6 +8,7 @@ import json
 import math
 import shutil
 from collections import Counter
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -306,13 +307,69 @@ def three_videos(tmp_path) -> Annotations:
     ],
 )
 def test_official_layouts(tmp_path, three_videos, names):
-    root = layout(tmp_path / "root", *names, "P01/rgb_frames/P01_01/frame_0000000001.jpg")
+    root = layout(tmp_path / "root", *names, "P01/flow_frames/P01_01.tar", "P01/object_detection_images/P01_01.tar")
     media = epic().find_media(root, three_videos)
     assert {item: path.relative_to(root).as_posix() for item, path in media.paths.items()} == dict(
         zip(("P01_01", "P01_101", "P02_03"), names, strict=True)
     )
     assert media.missing == ()
     assert media.ignored == {}
+    assert media.frame_rates == {}
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        [f"frames_rgb_flow/rgb/{n}.tar" for n in ("train/P01/P01_01", "train/P01/P01_101", "test/P02/P02_03")],
+        [f"P{n[:2]}/rgb_frames/P{n}.tar" for n in ("01_01", "01_101", "02_03")],
+        [f"EPIC-KITCHENS/P{n[:2]}/rgb_frames/P{n}" for n in ("01_01", "01_101", "02_03")],
+        ["rgb/train/P01/P01_01", "P01_101.tgz", "P02/P02_03.tar.gz"],
+    ],
+)
+def test_released_frames_stand_for_videos(tmp_path, three_videos, names):
+    files = [name if ".t" in name else f"{name}/frame_0000000001.jpg" for name in names]
+    root = layout(tmp_path / "root", *files, "P01/flow_frames/P01_01/u/frame_0000000001.jpg", "P02/P02_03/readme.txt")
+    media = epic().find_media(root, three_videos)
+    assert [path.relative_to(root).as_posix() for path in media.paths.values()] == names
+    assert (media.missing, media.ignored, media.notes) == ((), {}, ())
+    assert {item: rate.fps for item, rate in media.frame_rates.items()} == {"P01_01": 60, "P01_101": 50, "P02_03": 60}
+
+
+def test_a_video_file_wins_over_frames_and_an_archive_over_its_folder(tmp_path, three_videos):
+    root = layout(
+        tmp_path / "root", "P01/videos/P01_01.MP4", "P01/rgb_frames/P01_01.tar", "P01/rgb_frames/P01_101.tar",
+        "P01/rgb_frames/P01_101/frame_0000000001.jpg", "P09/rgb_frames/P09_09.tar",
+    )  # fmt: skip
+    media = epic().find_media(root, three_videos)
+    assert {item: path.relative_to(root).as_posix() for item, path in media.paths.items()} == {
+        "P01_01": "P01/videos/P01_01.MP4", "P01_101": "P01/rgb_frames/P01_101.tar",
+    }  # fmt: skip
+    assert list(media.frame_rates) == ["P01_101"]
+    assert media.ignored == {
+        "P01/rgb_frames/P01_01.tar": "the video file P01/videos/P01_01.MP4 is taken",
+        "P01/rgb_frames/P01_101": "the archive P01_101.tar beside it is taken",
+        "P09/rgb_frames/P09_09.tar": "epic100 does not annotate this video",
+    }
+    assert media.notes == ("1 videos are there as frames too; the video files are taken.",)
+    assert list(epic().find_media(root, None).frame_rates) == ["P01_101", "P09_09"]
+    layout(root, "rgb/train/P01/P01_101.tar")
+    with pytest.raises(MediaError, match=r"the frames of P01_101 lie below .* twice: .* and .*Give --root"):
+        epic().find_media(root, three_videos)
+
+
+def test_rates_of_frames_are_those_that_their_numbers_follow(epic55, epic100, shared, tmp_path):
+    """EPIC-100's authors published how many frames each video was released in; a rate that is wrong would show."""
+    with (shared / "data" / "epic100" / "EPIC_100_frame_counts.csv").open(encoding="utf-8") as file:
+        counts = {row["video_id"]: int(row["rgb_n_frames"]) for row in csv.DictReader(file)}
+    root = layout(tmp_path / "root", *(f"{item[:3]}/rgb_frames/{item}.tar" for item in counts))
+    rates = epic().find_media(root, epic55).frame_rates | epic().find_media(root, epic100).frame_rates
+    assert len(rates) == 700
+    late_s = {item: counts[item] / rate.fps - rate.duration_s for item, rate in rates.items()}
+    # Two videos of 2020 were first released at 60 fps by mistake, and counted so (the authors' erratum).
+    wrong = {item: late_s.pop(item) for item in ("P01_109", "P27_103")}
+    assert all(0 < late < 0.4 for late in late_s.values())
+    assert all(late > 480 for late in wrong.values())
+    assert (epic55.fps["P01_01"], epic100.fps["P01_101"]) == (Fraction(60_000, 1001), 50)
 
 
 def test_missing_and_foreign_videos_are_listed(tmp_path, three_videos):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
@@ -253,9 +254,28 @@ def test_folder_has_no_annotations(tmp_path, shared):
 def test_video_list(tmp_path):
     path = tmp_path / "list.csv"
     path.write_text("item_id,path,comment\nk1,sub/a.mp4,x\nk2,/data/b.mp4,\n")
-    assert read_video_list(path) == {"k1": tmp_path / "sub/a.mp4", "k2": Path("/data/b.mp4")}
+    assert read_video_list(path).paths == {"k1": tmp_path / "sub/a.mp4", "k2": Path("/data/b.mp4")}
     path.write_text("path\nsub/a.mp4\n/data/b.mp4\n")
-    assert read_video_list(path) == {"sub/a.mp4": tmp_path / "sub/a.mp4", "b.mp4": Path("/data/b.mp4")}
+    assert read_video_list(path).paths == {"sub/a.mp4": tmp_path / "sub/a.mp4", "b.mp4": Path("/data/b.mp4")}
+
+
+def test_video_list_of_numbered_pictures(tmp_path):
+    (tmp_path / "k2").mkdir()
+    path = tmp_path / "list.csv"
+    path.write_text("path,fps\na.mp4,\nk1.tar, 50 \nk2,60000/1001\n/far/k3.TAR.GZ,59.94\nb.mp4,25\n")
+    found = read_video_list(path)
+    assert list(found.paths) == ["a.mp4", "k1.tar", "k2", "k3.TAR.GZ", "b.mp4"]
+    assert {item: rate.fps for item, rate in found.frame_rates.items()} == {
+        "k1.tar": 50, "k2": Fraction(60_000, 1001), "k3.TAR.GZ": Fraction(2997, 50),
+    }  # fmt: skip
+    assert {(rate.basis, rate.duration_s) for rate in found.frame_rates.values()} == {("column fps of list.csv", None)}
+    path.write_text("path\nk2\n")
+    with pytest.raises(AnnotationError, match=r"line 2: 'k2' is a folder or tar archive .*Add a column fps"):
+        read_video_list(path)
+    for bad in ("", "0", "-5", "60/0", "1e3", "2000", "sixty", "NaN"):
+        path.write_text(f"path,fps\nk2,{bad}\n")
+        with pytest.raises(AnnotationError, match=r"line 2, column 'fps': found .*expected frames per second such as"):
+            read_video_list(path)
 
 
 @pytest.mark.parametrize(

@@ -49,7 +49,12 @@ _PATH = click.Path(path_type=Path)
 )
 @click.option("--root", type=_PATH, help="Folder of the corpus's videos.")
 @click.option("--annotations", type=_PATH, help="The corpus's annotations; text encoders read their sentences.")
-@click.option("--videos", type=_PATH, help="A csv with the columns item_id,path (or path alone), in place of --root.")
+@click.option(
+    "--videos",
+    type=_PATH,
+    help="A csv with the columns item_id,path (or path alone), in place of --root; folders and tar archives of "
+    "numbered pictures need a column fps.",
+)
 @click.option("--split", help="Only the items of this split of the annotations.")
 @click.option(
     "--items", "patterns", multiple=True, metavar="PATTERN", help="Only these ids, or those like P01_*; repeatable."
@@ -132,6 +137,9 @@ def extract(ctx: click.Context, /, **flags: Any) -> None:
     vidloc extract --dataset epic --root EPIC/ --annotations epic-annotations/ --store feats.zarr \\
         --encoder slowfast_r50 --encoder vggish --encoder fasterrcnn --encoder text
     vidloc extract --dataset folder --root my_videos/ --store feats.h5 --encoder i3d_r50:weights=random:0
+
+    Videos may be kept as numbered pictures (frame_0000000001.jpg), in folders or tar archives that are not unpacked:
+    the released frames of EPIC-KITCHENS are found below --root, others are named by --videos.
 
     The same command resumes: what the store holds is skipped, items that failed are tried again, and a further
     --encoder does its own rows only. Two checkpoints of one network are two streams:

@@ -52,7 +52,8 @@ class ItemInfo(Record):
         rotation_deg: display rotation that was applied, counter-clockwise.
         width_px, height_px: picture size after rotation.
         sample_rate_hz: native rate of the sound track.
-        source_name, source_bytes, source_sha256: file name, size, and sha256 of its first and last MiB.
+        source_name, source_bytes, source_sha256: file name, size, and sha256 of its first and last MiB; of a folder of
+            pictures, what `vidloc.extract.facts.SourceMark` says.
     """
 
     item_id: str = Field(min_length=1, max_length=1024)

@@ -8,9 +8,11 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, ClassVar
 
+from vidloc.core.numbered_pictures import FrameRate
 from vidloc.core.options import Options as BaseOptions
 from vidloc.core.records import Narration, Segment
 from vidloc.errors import UnknownNameError, did_you_mean
@@ -27,6 +29,7 @@ class Annotations:
         narrations: sentences by item, for text streams; may be empty.
         items: every item id the annotations mention, sorted.
         durations_s: duration by item, where the corpus states it.
+        fps: frames per second of each item's video, where the corpus states it.
         sha256: sha256 by annotation file name, for run.json.
         groups: named sets that the corpus's metrics need, such as `tail_verb`, `many_shot_noun`, or `action_parts`:
             (action, verb, noun) for every class of a task `action`.
@@ -44,6 +47,7 @@ class Annotations:
     sha256: Mapping[str, str]
     narrations: Mapping[str, tuple[Narration, ...]] = field(default_factory=dict)
     durations_s: Mapping[str, float] = field(default_factory=dict)
+    fps: Mapping[str, Fraction] = field(default_factory=dict)
     groups: Mapping[str, frozenset[Any]] = field(default_factory=dict)
     split_items: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     label_sets: Mapping[str, Mapping[str, tuple[int, ...]]] = field(default_factory=dict)
@@ -75,15 +79,19 @@ class Media:
     """Videos of a corpus found below a folder.
 
     Attributes:
-        paths: file by item id.
+        paths: file by item id; a folder or tar archive where an item is kept as numbered pictures.
         missing: items the annotations name for which no file was found, sorted.
         ignored: files seen but not taken, by path below the root, with the reason; told to the user, never dropped
             silently.
+        frame_rates: by item, for those kept as numbered pictures.
+        notes: what a user should know of the choice that was made, one sentence each.
     """
 
     paths: Mapping[str, Path]
     missing: tuple[str, ...]
     ignored: Mapping[str, str] = field(default_factory=dict)
+    frame_rates: Mapping[str, FrameRate] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 class Dataset(ABC):

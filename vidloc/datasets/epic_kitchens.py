@@ -16,9 +16,9 @@ The labels of `test_s1` (seen kitchens), `test_s2` (unseen) and of -100's `test`
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -28,9 +28,9 @@ from vidloc.core.options import Options
 from vidloc.core.records import Narration, Segment
 from vidloc.datasets.base import Annotations, Dataset, Media
 from vidloc.datasets.epic_groups import many_shot_groups, tail_classes
-from vidloc.datasets.media_files import VIDEO_EXTENSIONS
+from vidloc.datasets.epic_media import VIDEO_NAME, find_epic_media
 from vidloc.datasets.tables import Row, Table, find_table, read_table
-from vidloc.errors import AnnotationError, MediaError, OptionError
+from vidloc.errors import AnnotationError, OptionError
 
 NAMES = ("epic", "epic55", "epic100")
 
@@ -40,9 +40,9 @@ _SIGNS = {
     "epic55": ("EPIC_train_action_labels", "EPIC_verb_classes", "EPIC_noun_classes"),
     "epic100": ("EPIC_100_train", "EPIC_100_validation", "EPIC_100_verb_classes", "EPIC_100_noun_classes"),
 }
+_VIDEO_FILES = {"epic55": ("EPIC_video_info", "video"), "epic100": ("EPIC_100_video_info", "video_id")}
 _TIMES = ("video_id", "start_timestamp", "stop_timestamp")
 _LABELS = ("narration", "verb_class", "noun_class", "all_noun_classes")
-_VIDEO_NAME = re.compile(r"(P\d{2})_\d{2,3}")
 
 
 class EpicOptions(Options):
@@ -93,26 +93,14 @@ class EpicKitchens(Dataset):
         return _read_100(reader)
 
     def find_media(self, root: Path, annotations: Annotations | None) -> Media:
-        """Videos in any of the official layouts.
+        """Videos in any of the official layouts, and the released frames of those that are not there.
 
-        Looked for are files `P01_01.*` with a video extension, in upper or lower case, in `videos/train/P01/`,
-        `videos/test/P01/` (EPIC-55), `P01/videos/` (EPIC-100), the same below `EPIC-KITCHENS/`, or flat. Other files
-        (frames, flow, archives) are not looked at.
+        `vidloc.datasets.epic_media` says which they are; flow and object images are not looked at.
 
         Raises:
-            MediaError: no such folder, or two different files of one video.
+            MediaError: no such folder, or two different copies of one video.
         """
-        found = _videos_below(root)
-        if annotations is None:
-            return Media(paths=dict(sorted(found.items())), missing=())
-        known = set(annotations.items)
-        other = {
-            str(path.relative_to(root)): f"{annotations.dataset} does not annotate this video"
-            for item, path in sorted(found.items())
-            if item not in known
-        }
-        paths = {item: found[item] for item in annotations.items if item in found}
-        return Media(paths=paths, missing=tuple(i for i in annotations.items if i not in found), ignored=other)
+        return find_epic_media(root, annotations)
 
 
 DATASET = EpicKitchens
@@ -167,16 +155,21 @@ class _Reader:
         table = self.table(stem, (id_column, *_TIMES))
         return None if table is None else _unique(table, (_timed_row(row, id_column) for row in table.rows))
 
-    def durations(self, id_column: str) -> dict[str, float]:
-        """Duration by video, empty where the file of videos is absent."""
-        stem = "EPIC_video_info" if self.edition == "epic55" else "EPIC_100_video_info"
+    def videos(self) -> tuple[dict[str, float], dict[str, Fraction]]:
+        """Duration and frame rate by video, empty where the file of videos does not state them."""
+        stem, id_column = _VIDEO_FILES[self.edition]
         table = self.table(stem, (id_column, "duration"))
-        return {} if table is None else {row.text(id_column): row.number("duration") for row in table.rows}
+        if table is None:
+            return {}, {}
+        # Cameras count frames in whole numbers over 1 or 1001; the file has them as decimals.
+        timed = table.rows if "fps" in table.columns else []
+        rates = {row.text(id_column): row.rate("fps").limit_denominator(1001) for row in timed}
+        return {row.text(id_column): row.number("duration") for row in table.rows}, rates
 
     def annotations(self, splits: dict[str, tuple[Segment, ...]], groups: dict[str, frozenset[Any]]) -> Annotations:
         """Everything read, as one record."""
         items = sorted({segment.item_id for segments in splits.values() for segment in segments})
-        durations_s = self.durations("video" if self.edition == "epic55" else "video_id")
+        durations_s, fps = self.videos()
         return Annotations(
             dataset=self.edition,
             classes=self.classes,
@@ -185,6 +178,7 @@ class _Reader:
             sha256=dict(sorted(self.sha256.items())),
             narrations={item: tuple(self.narrations[item]) for item in sorted(self.narrations)},
             durations_s=durations_s,
+            fps=fps,
             groups=groups,
             label_sets={"noun": self.noun_sets},
             protocol=self.edition,
@@ -332,7 +326,7 @@ def _timed_row(row: Row, id_column: str, labels: dict[str, int] | None = None) -
 
 
 def _participant(row: Row, item: str) -> str:
-    match = _VIDEO_NAME.fullmatch(item)
+    match = VIDEO_NAME.fullmatch(item)
     if match is None:
         raise row.problem("video_id", item, "a video id such as P01_01 or P01_101")
     return match[1]
@@ -345,29 +339,3 @@ def _unique(table: Table, segments: Iterable[Segment]) -> tuple[Segment, ...]:
             raise AnnotationError(f"{row.path}, line {row.line}: the id {segment.id!r} occurs a second time.")
         kept[segment.id] = segment
     return tuple(kept.values())
-
-
-def _videos_below(root: Path) -> dict[str, Path]:
-    if not root.is_dir():
-        raise MediaError(f"there is no folder {root}. Give --root the folder that holds the EPIC-KITCHENS videos.")
-    found: dict[str, Path] = {}
-    for folder in _official_folders(root):
-        for path in sorted(folder.iterdir()):
-            if path.suffix.lower() not in VIDEO_EXTENSIONS or not _VIDEO_NAME.fullmatch(path.stem):
-                continue
-            known = found.setdefault(path.stem, path)
-            if known != path and not known.samefile(path):
-                raise MediaError(
-                    f"video {path.stem} lies below {root} twice: {known.relative_to(root)} and "
-                    f"{path.relative_to(root)}. Give --root the folder that holds the copy you mean."
-                )
-    return found
-
-
-def _official_folders(root: Path) -> Iterator[Path]:
-    for top in (root, root / "EPIC-KITCHENS"):
-        for base in (top, top / "videos", *(top / p / s for p in ("", "videos") for s in ("train", "test"))):
-            if base.is_dir():
-                yield base
-                for participant in sorted(base.glob("P[0-9][0-9]")):
-                    yield from (f for f in (participant, participant / "videos") if f.is_dir())

@@ -21,6 +21,8 @@ from vidloc.core.timeline import Span
 from vidloc.errors import AnnotationError
 
 _TIMESTAMP = re.compile(r"(\d{1,3}):(\d{1,2}):(\d{1,2}(?:\.\d{1,9})?)", re.ASCII)
+_RATE = re.compile(r"\d{1,9}(?:\.\d{1,15})?(?:/\d{1,9})?", re.ASCII)
+_MAX_FPS = 1000
 _WHOLE_NUMBER = re.compile(r"\d{1,18}", re.ASCII)
 
 
@@ -56,6 +58,17 @@ class Row:
             raise self.problem(column, self.values[column], "a number")
         return value
 
+    def rate(self, column: str) -> Fraction:
+        """Frames per second, exact as written: `50`, `59.94`, `60000/1001`."""
+        value = self.values[column].strip()
+        try:
+            rate = _as_fraction(value) if _RATE.fullmatch(value) else Fraction(0)
+        except ZeroDivisionError:
+            rate = Fraction(0)
+        if not 0 < rate <= _MAX_FPS:
+            raise self.problem(column, value, "frames per second such as 50, 59.94 or 60000/1001")
+        return rate
+
     def timestamp(self, column: str) -> float:
         """`HH:MM:SS.ss` as seconds, rounded once."""
         match = _TIMESTAMP.fullmatch(self.values[column])
@@ -89,6 +102,11 @@ class Row:
         return AnnotationError(
             f"{self.path}, line {self.line}, column {column!r}: found {found[:80]!r}, expected {expected}."
         )
+
+
+def _as_fraction(text: str) -> Fraction:
+    number, _, divisor = text.partition("/")
+    return Fraction(number) / int(divisor or 1)
 
 
 @dataclass(frozen=True)

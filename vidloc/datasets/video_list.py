@@ -1,31 +1,38 @@
-"""A list of videos: a csv file with the columns `item_id,path`, or `path` alone.
+"""A list of videos: a csv file with the columns `item_id,path`, or `path` alone, and `fps` for numbered pictures.
 
-    item_id,path
-    kitchen_1,recordings/2024-05-01.mp4
+    item_id,path,fps
+    kitchen_1,recordings/2024-05-01.mp4,
+    kitchen_2,frames/2024-05-02,60000/1001
 
 Paths are relative to the list's own folder, or absolute. Without an `item_id` column the id is the path as written;
-of an absolute path it is the file name, so that no store carries one machine's folders.
+of an absolute path it is the file name, so that no store carries one machine's folders. A folder or tar archive is
+one video as numbered pictures, of which nothing but `fps` tells the rate; a video file tells its own.
 """
 
 from __future__ import annotations
 
 from pathlib import Path, PurePosixPath
 
+from vidloc.core.numbered_pictures import FrameRate, archive_stem
+from vidloc.datasets.base import Media
 from vidloc.datasets.media_files import unusable_id
 from vidloc.datasets.tables import Row, read_table
 from vidloc.errors import AnnotationError
 
 
-def read_video_list(path: Path) -> dict[str, Path]:
-    """Files by item id, in the order of the list. Whether the files exist is not looked at.
+def read_video_list(path: Path) -> Media:
+    """Files by item id, in the order of the list, with the rates of those that are numbered pictures.
+
+    Whether files exist is not looked at.
 
     Raises:
-        AnnotationError: no such list, no `path` column, an unusable id, or one id for two lines.
+        AnnotationError: no such list, no `path` column, an unusable id, one id for two lines, or no rate for pictures.
     """
     table = read_table(path, ("path",))
     if not table.rows:
         raise AnnotationError(f"{path} lists no videos; below the header `item_id,path` give one line per video.")
     paths: dict[str, Path] = {}
+    rates: dict[str, FrameRate] = {}
     for row in table.rows:
         item = row.text("item_id") if "item_id" in table.columns else _id_from_path(row)
         reason = unusable_id(item)
@@ -37,7 +44,25 @@ def read_video_list(path: Path) -> dict[str, Path]:
                 "Give every line its own id in an item_id column."
             )
         paths[item] = path.parent / row.text("path")
-    return paths
+        if archive_stem(paths[item]) is not None or _is_folder(paths[item]):
+            rates[item] = _rate(row)
+    return Media(paths, missing=(), frame_rates=rates)
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:  # no disk takes such a name; the run reports it
+        return False
+
+
+def _rate(row: Row) -> FrameRate:
+    if "fps" not in row.values:
+        raise AnnotationError(
+            f"{row.path}, line {row.line}: {row.text('path')!r} is a folder or tar archive of pictures, whose rate is "
+            "not known. Add a column fps with its frames per second, such as 50, 59.94 or 60000/1001."
+        )
+    return FrameRate(row.rate("fps"), basis=f"column fps of {row.path.name}")
 
 
 def _id_from_path(row: Row) -> str:

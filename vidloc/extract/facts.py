@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import os
+from dataclasses import dataclass
 from pathlib import Path
 
+from vidloc.core.numbered_pictures import is_picture
 from vidloc.core.records import ItemInfo
 from vidloc.extract.frames import VideoReport
 from vidloc.extract.sound import AudioReport
@@ -17,10 +20,14 @@ def item_info(
 ) -> ItemInfo:
     """Facts of an item; a track that was not decoded (not there, or not asked for) leaves its facts open.
 
+    Args:
+        path: its file, or its folder of pictures.
+
     Raises:
         OSError: the file cannot be read.
     """
     path = Path(path)
+    mark = source_mark(path)
     timed = video or audio
     return ItemInfo(
         item_id=item_id,
@@ -35,16 +42,49 @@ def item_info(
         height_px=None if video is None else video.height_px,
         sample_rate_hz=None if audio is None else audio.sample_rate_hz,
         source_name=path.name,
-        source_bytes=path.stat().st_size,
-        source_sha256=source_sha256(path),
+        source_bytes=mark.num_bytes,
+        source_sha256=mark.sha256,
     )
 
 
-def source_sha256(path: Path) -> str:
-    """sha256 of a file's first and last MiB (of all of it up to 2 MiB): recognises it without reading all of it."""
+@dataclass(frozen=True)
+class SourceMark:
+    """By what an item's source is recognised without reading all of it.
+
+    Attributes:
+        num_bytes: of the file; of all pictures of a folder.
+        sha256: of a file, that of its first and last MiB (of all of it up to 2 MiB). Of a folder, that of one line
+            `NAME<tab>BYTES` per picture, sorted by name, followed by the first and last MiB of the first picture and
+            of the last one.
+    """
+
+    num_bytes: int
+    sha256: str
+
+
+def source_mark(path: Path) -> SourceMark:
+    """The mark of a file, or of a folder of pictures.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    if not path.is_dir():
+        return SourceMark(path.stat().st_size, hashlib.sha256(_ends(path)).hexdigest())
+    with os.scandir(path) as entries:
+        names = sorted(entry.name for entry in entries if is_picture(entry.name) and entry.is_file())
     digest = hashlib.sha256()
+    num_bytes = 0
+    for name in names:
+        size = (path / name).stat().st_size
+        num_bytes += size
+        digest.update(f"{name}\t{size}\n".encode("utf-8", "surrogateescape"))
+    for name in names[:1] + names[-1:]:
+        digest.update(_ends(path / name))
+    return SourceMark(num_bytes, digest.hexdigest())
+
+
+def _ends(path: Path) -> bytes:
     with path.open("rb") as file:
-        digest.update(file.read(_MIB))
+        first = file.read(_MIB)
         file.seek(max(file.tell(), path.stat().st_size - _MIB))
-        digest.update(file.read(_MIB))
-    return digest.hexdigest()
+        return first + file.read(_MIB)

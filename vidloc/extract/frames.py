@@ -1,5 +1,7 @@
 """One pass over the picture track that serves every encoder: each row's frames, as soon as the last one is known.
 
+The track is that of a video file, or numbered pictures that stand for one (`vidloc.extract.picture_track`).
+
 Which frame a row's cell shows follows `vidloc.core.timeline.frames_at_cells`: the one with the largest presentation
 time strictly before the cell's midpoint. Here the rule is applied while decoding: when a frame arrives, its predecessor
 is known to be on screen until then, and goes to every cell whose midpoint lies after the predecessor's time and not
@@ -7,8 +9,8 @@ after the new one's. Comparisons are between integers (ticks of the track's time
 
 Rules for times:
 
-* Second 0 is the presentation time of the first frame. The last frame lasts for its stated duration, else the median
-  gap, else one frame at the stated rate, else until the stated end of the file.
+* Second 0 is the presentation time of a file's first frame. The last frame lasts for its stated duration, else the
+  median gap, else one frame at the stated rate, else until the stated end of the file.
 * Decoders give frames in display order. Where their times are not (AVI files with B-frames store none that are), the
   times are put in order and the frames keep theirs.
 * A frame without a time comes one frame duration after its predecessor; one at or slightly before its predecessor's
@@ -23,6 +25,7 @@ import heapq
 import math
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -30,11 +33,14 @@ from typing import Any
 
 import numpy as np
 
+from vidloc.core.numbered_pictures import FrameRate
 from vidloc.core.timeline import TimeGrid
 from vidloc.core.windows import ListedWindows, Windows
 from vidloc.errors import MediaError
 from vidloc.extract.base import ClipInput, FrameInput, Sample
 from vidloc.extract.media import TrackDecoder, open_media, rate_text, video_track
+from vidloc.extract.picture_files import open_pictures
+from vidloc.extract.picture_track import PictureTrack
 from vidloc.extract.pictures import Picture, PictureMaker, Shown
 from vidloc.extract.track_times import Gaps
 
@@ -103,10 +109,11 @@ class VideoPass:
     """Iterates once over a file's picture track and yields `(stream, row, sample)`, rows of a stream in order.
 
     Args:
-        path: the file.
+        path: the file, or the folder or tar archive of numbered pictures.
         wants: per stream what each sample must be, and the grid of its rows (as many as the video has room for), the
             rows that were planned, or a list of windows, each of which is made.
         threads: that the decoder may use; 0 is one per core.
+        frame_rate: that of numbered pictures; `None` for a video file.
 
     Raises (while iterating):
         MediaError: the file has no picture track, or no frame of it can be decoded.
@@ -117,10 +124,13 @@ class VideoPass:
         print(video.report.duration_s)
     """
 
-    def __init__(self, path: str | Path, wants: VideoWants, *, threads: int = 0) -> None:
+    def __init__(
+        self, path: str | Path, wants: VideoWants, *, threads: int = 0, frame_rate: FrameRate | None = None
+    ) -> None:
         self._path = path
         self._wants = dict(wants)
         self._threads = threads
+        self._frame_rate = frame_rate
         self._maker: PictureMaker | None = None
         self._report: VideoReport | None = None
 
@@ -137,14 +147,8 @@ class VideoPass:
         return self._report
 
     def __iter__(self) -> Iterator[tuple[str, int, Sample]]:
-        with open_media(self._path) as container:
-            track = video_track(container)
-            if track is None:
-                raise MediaError(f"{self._path} has no picture track.")
-            frames = _OrderedFrames(container, track)
-            track.thread_type = "AUTO"
-            track.codec_context.thread_count = self._threads
-            base: Fraction = track.time_base
+        with self._opened() as frames:
+            base = frames.time_base
             windows = [_Windows(name, *want, time_base=base) for name, want in self._wants.items()]
             shown: Shown | None = None
             maker: PictureMaker | None = None
@@ -155,36 +159,54 @@ class VideoPass:
                 maker = self._maker = maker or PictureMaker(frame)
                 shown = Shown(tick, frame, maker)
             if shown is None or maker is None:
-                reasons = "; ".join(frames.decoder.failures()) or "the track is empty"
+                reasons = "; ".join(frames.failures()) or "the track is empty"
                 raise MediaError(f"{self._path} has no frame that can be decoded: {reasons}.")
             duration = frames.end_tick() * base
             for window in windows:
                 yield from window.finish(shown, duration)
-            self._report = self._reported(frames, track, duration, maker)
+            self._report = _reported(frames, duration, maker)
 
-    def _reported(self, frames: _OrderedFrames, track: Any, duration: Fraction, maker: PictureMaker) -> VideoReport:
-        return VideoReport(
-            duration_s=duration,
-            origin_s=frames.origin_tick * track.time_base,
-            num_frames=frames.num_frames,
-            fps_nominal=rate_text(track.average_rate),
-            fps_measured=float(frames.num_frames / duration) if duration else None,
-            variable_rate=frames.gaps.vary(),
-            rotation_deg=maker.rotation_deg,
-            width_px=maker.width_px,
-            height_px=maker.height_px,
-            damage=frames.damage(duration),
-        )
+    @contextmanager
+    def _opened(self) -> Iterator[_OrderedFrames | PictureTrack]:
+        if self._frame_rate is not None:
+            with open_pictures(self._path) as files:
+                yield PictureTrack(files, self._frame_rate, threads=self._threads)
+            return
+        with open_media(self._path) as container:
+            track = video_track(container)
+            if track is None:
+                raise MediaError(f"{self._path} has no picture track.")
+            frames = _OrderedFrames(container, track)
+            track.thread_type = "AUTO"
+            track.codec_context.thread_count = self._threads
+            yield frames
+
+
+def _reported(frames: _OrderedFrames | PictureTrack, duration: Fraction, maker: PictureMaker) -> VideoReport:
+    return VideoReport(
+        duration_s=duration,
+        origin_s=frames.origin_s,
+        num_frames=frames.num_frames,
+        fps_nominal=frames.fps_nominal,
+        fps_measured=float(frames.num_frames / duration) if duration else None,
+        variable_rate=frames.variable_rate,
+        rotation_deg=maker.rotation_deg,
+        width_px=maker.width_px,
+        height_px=maker.height_px,
+        damage=frames.damage(duration),
+    )
 
 
 class _OrderedFrames:
     """Decoded frames with their ticks from the first frame, in display order and ascending."""
 
     def __init__(self, container: Any, track: Any) -> None:
-        self.decoder: TrackDecoder[Any] = TrackDecoder(container, track)
-        self.gaps = Gaps()
+        self.time_base: Fraction = track.time_base
+        self.fps_nominal = rate_text(track.average_rate)
         self.num_frames = 0
-        self.origin_tick = 0
+        self._decoder: TrackDecoder[Any] = TrackDecoder(container, track)
+        self._gaps = Gaps()
+        self._origin_tick = 0
         self._container = container
         self._track = track
         self._num_corrupt = 0
@@ -198,7 +220,7 @@ class _OrderedFrames:
         ticks: list[int] = []
         frames: deque[Any] = deque()
         newest = None
-        for frame in self.decoder:
+        for frame in self._decoder:
             newest = self._stated_tick(frame, newest)
             heapq.heappush(ticks, newest)
             frames.append(frame)
@@ -211,15 +233,29 @@ class _OrderedFrames:
         while frames and (timed := self._timed(heapq.heappop(ticks), frames.popleft())) is not None:
             yield timed
 
+    @property
+    def origin_s(self) -> Fraction:
+        """Presentation time of the first frame in the file."""
+        return self._origin_tick * self.time_base
+
+    @property
+    def variable_rate(self) -> bool:
+        """Whether gaps between frames vary."""
+        return self._gaps.vary()
+
     def end_tick(self) -> int:
         """Tick at which the last frame ends."""
         return self._last_tick + (
-            self._last_duration or self.gaps.median() or self._frame_ticks() or self._ticks_left()
+            self._last_duration or self._gaps.median() or self._frame_ticks() or self._ticks_left()
         )
+
+    def failures(self) -> list[str]:
+        """Sentences about what could not be read or decoded."""
+        return self._decoder.failures()
 
     def damage(self, duration_s: Fraction) -> str | None:
         """A sentence about what could not be read or decoded."""
-        decoder = self.decoder
+        decoder = self._decoder
         said = decoder.failures()
         lost = decoder.num_packets - decoder.num_hidden - decoder.num_failed - self.num_frames
         if 0 < decoder.num_before_key <= lost:
@@ -240,10 +276,10 @@ class _OrderedFrames:
     def _timed(self, stated: int, frame: Any) -> tuple[int, Any] | None:
         """The frame with its tick from the first frame; `None` where times jump and the pass must end."""
         if self.num_frames == 0:
-            self.origin_tick = stated
-        tick = stated - self.origin_tick
+            self._origin_tick = stated
+        tick = stated - self._origin_tick
         if not -self._max_step_back <= tick - self._last_tick <= self._max_gap:
-            base = self._track.time_base
+            base = self.time_base
             self._jump = (
                 f"the frame times jump from {float(self._last_tick * base):.3f} s to {float(tick * base):.3f} s, and "
                 "what follows was left out"
@@ -251,7 +287,7 @@ class _OrderedFrames:
             return None
         tick = max(tick, self._last_tick)
         if self.num_frames and tick > self._last_tick:
-            self.gaps.add(tick - self._last_tick)
+            self._gaps.add(tick - self._last_tick)
         self.num_frames += 1
         self._num_corrupt += frame.is_corrupt
         self._last_tick = tick
@@ -260,13 +296,13 @@ class _OrderedFrames:
 
     def _frame_ticks(self) -> int:
         rate = self._track.average_rate
-        return round(1 / (rate * self._track.time_base)) if rate else 0
+        return round(1 / (rate * self.time_base)) if rate else 0
 
     def _ticks_left(self) -> int:
         """Ticks from the last frame to the stated end of the file; 0 where none is stated or it is beyond belief."""
         stated = Fraction(self._container.duration or 0, 1_000_000)
-        left = stated - self._last_tick * self._track.time_base
-        return round(left / self._track.time_base) if 0 < left <= _MAX_GAP_S else 0
+        left = stated - self._last_tick * self.time_base
+        return round(left / self.time_base) if 0 < left <= _MAX_GAP_S else 0
 
     def _shortfall(self, duration_s: Fraction) -> str | None:
         """What the header promises beyond what came.
@@ -274,14 +310,14 @@ class _OrderedFrames:
         Some headers count frames that a file never shows, others guess a length from the bit rate: with a frame count
         both must fall short, without one the length must by a second and a tenth.
         """
-        track, decoder = self._track, self.decoder
+        track, decoder = self._track, self._decoder
         if not track.duration:
             return None
         stated_s = track.duration * track.time_base
         stated_frames = track.frames - decoder.num_hidden
         missing_s = stated_s - duration_s
         if track.frames:
-            gap = (self.gaps.median() or 0) * track.time_base
+            gap = (self._gaps.median() or 0) * track.time_base
             short = missing_s > gap * Fraction(3, 2) and self.num_frames + decoder.num_failed < stated_frames
             promised = f"{stated_frames} frames and {float(stated_s):.2f} s"
         else:

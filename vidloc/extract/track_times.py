@@ -1,4 +1,4 @@
-"""How long a picture track is and at what rate it runs, from its packets alone: nothing is decoded.
+"""How long a picture track is and at what rate it runs, from its packets (or numbers) alone: nothing is decoded.
 
 Layouts that end with the video, or count in its own frames, need both before the first row. A header may be wrong about
 them; the packets are read once more instead, which costs reading and no decoding.
@@ -16,16 +16,18 @@ from typing import Any
 
 import av
 
+from vidloc.core.numbered_pictures import FrameRate
 from vidloc.errors import MediaError
 from vidloc.extract.media import open_media, video_track
+from vidloc.extract.picture_files import numbers_of
 
 
 @dataclass(frozen=True)
 class TrackTimes:
-    """Frames of a picture track by their packets.
+    """Frames of a picture track by their packets, or by the numbers of pictures that stand for one.
 
     Attributes:
-        num_frames: packets that are shown, the undecodable ones included.
+        num_frames: packets that are shown, the undecodable ones included; numbers, the missing ones included.
         duration_s: end of the last frame, counted from the first.
         fps: the stated rate where it tells the number of frames, else frames by duration.
     """
@@ -66,12 +68,19 @@ class Gaps:
         return any(abs(ticks - median) > allowed for ticks in self._counts)
 
 
-def track_times(path: str | Path) -> TrackTimes:
-    """Read the packets of a file's picture track.
+def track_times(path: str | Path, frame_rate: FrameRate | None = None) -> TrackTimes:
+    """Read the packets of a file's picture track, or the numbers of pictures.
+
+    Args:
+        frame_rate: that of numbered pictures; `None` for a video file.
 
     Raises:
         MediaError: the file cannot be opened, has no picture track, or its packets tell no duration.
     """
+    if frame_rate is not None:
+        numbers = numbers_of(path)
+        num_frames = numbers.last - min(numbers.first, 1) + 1
+        return TrackTimes(num_frames, num_frames / frame_rate.fps, frame_rate.fps)
     with open_media(path) as container:
         track = video_track(container)
         if track is None:

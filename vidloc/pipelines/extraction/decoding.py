@@ -7,7 +7,7 @@ memory. What goes wrong with a file is an outcome of its item and never ends the
 from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from vidloc.core.timeline import TimeGrid
 from vidloc.core.windows import Windows
 from vidloc.extract import media
 from vidloc.extract.base import AudioInput, ClipInput, FrameInput, Sample
-from vidloc.extract.facts import item_info, source_sha256
+from vidloc.extract.facts import item_info, source_mark
 from vidloc.extract.frames import PictureRows, PlannedRows, VideoPass, VideoReport, VideoWants
 from vidloc.extract.sound import AudioPass, AudioReport, AudioWants, SoundRows
 from vidloc.extract.track_times import TrackTimes, track_times
@@ -164,6 +164,11 @@ class _ItemDecoder:
         if path is None:
             self._end(timed, TrackEnd("failed", reason="no file was found for it"))
             return
+        if self._item.frame_rate is not None:
+            if self._pictures:
+                yield from self._seen(path)
+            self._end(self._sounds, TrackEnd("absent", reason="numbered pictures have no sound"))
+            return
         try:
             found = media.probe(path)
         except Exception as error:  # noqa: BLE001  (whatever a decoder raises fails this item, not the run)
@@ -185,7 +190,7 @@ class _ItemDecoder:
         if path is None or not timed:
             return None
         try:
-            if not path.is_file():
+            if not (path.is_file() or (path.is_dir() and self._item.frame_rate is not None)):
                 raise FileNotFoundError(f"{path} is not there, or no plain file")
             return item_info(self._item.item_id, path, video=self._video, audio=self._audio)
         except OSError as error:
@@ -208,7 +213,8 @@ class _ItemDecoder:
         try:
             if not self._pictures and (known := self._known_clock(path)) is not None:
                 return known
-            video = VideoPass(path, self._picture_wants(path), threads=self._threads)
+            wants, rate = self._picture_wants(path), self._item.frame_rate
+            video = VideoPass(path, wants, threads=self._threads, frame_rate=rate)
             yield from self._taken(video)
         except Exception as error:  # noqa: BLE001  (as above)
             self._end(self._pictures, self._failed(error))
@@ -257,7 +263,7 @@ class _ItemDecoder:
     def _picture_wants(self, path: Path) -> VideoWants:
         """What each picture stream is fed; where that depends on the file's length or rate, its packets are read."""
         planned = any(name in self._of_segments or self._layouts[name].needs_times for name in self._pictures)
-        times = track_times(path) if planned else None
+        times = track_times(path, self._item.frame_rate) if planned else None
         wants: dict[str, tuple[ClipInput | FrameInput, PictureRows]] = {}
         for name, wanted in self._pictures.items():
             if name in self._layouts:
@@ -297,7 +303,7 @@ class _ItemDecoder:
         info = self._item.info
         if info is None or info.duration_s is None or info.origin_s is None or info.num_frames is None:
             return None
-        if info.source_bytes != path.stat().st_size or info.source_sha256 != source_sha256(path):
+        if (info.source_bytes, info.source_sha256) != astuple(source_mark(path)):
             return None
         return _Clock(_exact(info.origin_s), _exact(info.duration_s))
 

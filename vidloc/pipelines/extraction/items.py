@@ -8,9 +8,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from vidloc.core.grammar import Part, parse_encoder
+from vidloc.core.numbered_pictures import FrameRate
 from vidloc.core.records import Narration, Segment
 from vidloc.core.registry import load
-from vidloc.datasets.base import Annotations, Dataset
+from vidloc.datasets.base import Annotations, Dataset, Media
 from vidloc.datasets.video_list import read_video_list
 from vidloc.errors import AnnotationError, MediaError, OptionError, UnknownNameError, did_you_mean
 from vidloc.pipelines.extraction.report import named
@@ -23,14 +24,15 @@ class Items:
     """What is to be extracted, before looking at any store.
 
     Attributes:
-        paths: file by item id; empty for items that consist of text alone.
+        paths: file by item id (folder or tar archive of numbered pictures); empty for items that consist of text alone.
         missing: items the annotations name for which no file was found, sorted.
         narrations: sentences by item, for text streams.
         segments: annotated segments by item, of all splits and each once, for streams of a row per segment.
         durations_s: duration by item where annotations state it.
         ignored: files below the root that were not taken, with the reason.
         text_only: items are taken from the narrations, and need no file.
-        notes: what the annotations' reader wants to be known.
+        frame_rates: by item, for those kept as numbered pictures.
+        notes: what the reader of the annotations or of the corpus's folders wants to be known.
     """
 
     paths: Mapping[str, Path]
@@ -40,6 +42,7 @@ class Items:
     durations_s: Mapping[str, float] = field(default_factory=dict)
     ignored: Mapping[str, str] = field(default_factory=dict)
     text_only: bool = False
+    frame_rates: Mapping[str, FrameRate] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
     @property
@@ -66,7 +69,8 @@ class Selection:
         dataset: the corpus; may be left out where `videos` lists the files.
         root: folder of its videos.
         annotations: folder or file of its annotations; also the source of narrations.
-        videos: a csv with a column `path`, and `item_id` where ids are not to be the paths; takes the place of `root`.
+        videos: a csv with a column `path`, `item_id` where ids are not to be the paths, and `fps` for folders and tar
+            archives of numbered pictures; takes the place of `root`.
         split: keep the items of this split.
         patterns: ids, or shell patterns such as `P01_*`; keep what matches any of them.
         part: keep one job's share.
@@ -167,13 +171,23 @@ def _with_media(selection: Selection, read: Annotations | None, *, text_only: bo
     if selection.videos is not None:
         if root is not None:
             raise OptionError("give either --videos or --root: the list names the files.")
-        return replace(said, paths=read_video_list(selection.videos))
+        return _found(said, read_video_list(selection.videos))
     if text_only and root is None:
         return replace(said, text_only=True)
     if selection.dataset is None or root is None:
         raise OptionError("say where the videos are: --videos list.csv, or --dataset NAME --root DIR.")
-    media = selection.dataset.find_media(root, read)
-    return replace(said, paths=media.paths, missing=media.missing, ignored=media.ignored)
+    return _found(said, selection.dataset.find_media(root, read))
+
+
+def _found(said: Items, media: Media) -> Items:
+    return replace(
+        said,
+        paths=media.paths,
+        missing=media.missing,
+        ignored=media.ignored,
+        frame_rates=media.frame_rates,
+        notes=(*said.notes, *media.notes),
+    )
 
 
 def _nothing_found(selection: Selection, items: Items) -> str:

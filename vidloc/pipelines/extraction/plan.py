@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -14,10 +15,11 @@ from typing import Any
 import numpy as np
 from pydantic import JsonValue
 
+from vidloc.core.numbered_pictures import FrameRate
 from vidloc.core.records import ItemInfo, Narration, Segment
 from vidloc.errors import MediaError
 from vidloc.extract import media
-from vidloc.extract.track_times import TrackTimes
+from vidloc.extract.track_times import TrackTimes, track_times
 from vidloc.pipelines.extraction.encoders import StreamLayout
 from vidloc.pipelines.extraction.items import Items
 from vidloc.pipelines.extraction.layout import RowLayout
@@ -39,6 +41,7 @@ class ItemWork:
         info: what an earlier run found of it.
         narrations: its sentences, for text streams.
         segments: its annotated segments, for streams of a row per segment.
+        frame_rate: that of numbered pictures, of which `path` is the folder or tar archive.
     """
 
     item_id: str
@@ -47,6 +50,7 @@ class ItemWork:
     info: ItemInfo | None = None
     narrations: tuple[Narration, ...] = ()
     segments: tuple[Segment, ...] = ()
+    frame_rate: FrameRate | None = None
 
     @property
     def path_name(self) -> str:
@@ -92,7 +96,7 @@ class ExtractPlan:
         video_s: estimated seconds of video to do; `None` where no file could be read.
         num_probed: how many headers that estimate rests on; 0 where the annotations state durations.
         fps: median frame rate of the probed files.
-        notes: what the annotations' reader wants to be known.
+        notes: what the reader of the annotations or of the corpus's folders wants to be known.
         missing_weights: why weights are missing and how to get them, by stream.
     """
 
@@ -130,6 +134,11 @@ class ExtractPlan:
             "ignored": dict(self.ignored),
             "video_hours": None if self.video_s is None else round(self.video_s / 3600, 6),
             "headers_read": self.num_probed,
+            "frame_rates": {
+                item.item_id: {"fps": str(item.frame_rate.fps), "basis": item.frame_rate.basis}
+                for item in self.work
+                if item.frame_rate is not None
+            },
             "streams": {plan.spec.name: _stream_json(plan) for plan in self.streams},
             "notes": list(self.notes),
             "missing_weights": dict(self.missing_weights),
@@ -150,6 +159,11 @@ class ExtractPlan:
             text.append(f"Missing: {len(self.missing)} videos that the annotations name: {named(self.missing)}.")
         if self.ignored:
             text.append(f"Not taken for videos: {len(self.ignored)} files ({named(list(self.ignored), most=3)}).")
+        rates = Counter((i.frame_rate.fps, i.frame_rate.basis) for i in self.work if i.frame_rate is not None)
+        text += [
+            f"Numbered pictures: {count} items at {float(fps):.6g} fps ({basis})."
+            for (fps, basis), count in rates.most_common()
+        ]
         for plan in self.streams:
             text += _stream_lines(plan, self.fps, missing=plan.spec.name in self.missing_weights)
         if self.video_s is not None and self.work:
@@ -187,7 +201,8 @@ def make_plan(
         if lacking:
             info = store.info(item) if store is not None and item in known else None
             said, segments = items.narrations.get(item, ()), items.segments.get(item, ())
-            work.append(ItemWork(item, items.paths.get(item), lacking, info, said, segments))
+            file, rate = items.paths.get(item), items.frame_rates.get(item)
+            work.append(ItemWork(item, file, lacking, info, said, segments, rate))
         if any((state := states[name]) is not None and state.status == "failed" for name in lacking):
             tried_before.append(item)
         earlier += [
@@ -264,17 +279,16 @@ class _Lengths:
 def _lengths(work: Sequence[ItemWork], items: Items, encoders: Sequence[StreamLayout]) -> _Lengths:
     with_file = [item for item in work if item.path is not None]
     stated = {item.item_id: items.durations_s[item.item_id] for item in with_file if item.item_id in items.durations_s}
-    # Annotations state durations, but no frame rates.
+    known = {item.item_id: item.frame_rate.fps for item in with_file if item.frame_rate is not None}
+    # Annotations state durations, but no frame rates of video files.
     rates_matter = any(isinstance(e.rows, RowLayout) and e.rows.needs_times for e in encoders)
-    unknown = [item for item in with_file if rates_matter or item.item_id not in stated]
-    if not unknown:
-        return _Lengths(stated, {}, None, 0)
+    unknown = [i for i in with_file if i.item_id not in stated or (rates_matter and i.item_id not in known)]
     step = max(len(unknown) // _MAX_PROBED, 1)
     probed = unknown[::step][:_MAX_PROBED]
     with ThreadPoolExecutor(_PROBING_THREADS) as pool:
         found = dict(zip((item.item_id for item in probed), pool.map(_header, probed), strict=True))
     lengths = {item: length for item, (length, _) in found.items() if length is not None}
-    rates = {item: rate for item, (_, rate) in found.items() if rate is not None}
+    rates = known | {item: rate for item, (_, rate) in found.items() if rate is not None}
     typical = statistics.fmean(lengths.values()) if lengths else 0.0
     guessed = {item.item_id: typical for item in unknown}
     return _Lengths(
@@ -286,6 +300,9 @@ def _header(item: ItemWork) -> tuple[float | None, Fraction | None]:
     if item.path is None:
         return None, None
     try:
+        if item.frame_rate is not None:
+            times = track_times(item.path, item.frame_rate)
+            return float(times.duration_s), times.fps
         found = media.probe(item.path)
     except MediaError:
         return None, None  # the run itself meets and reports it
