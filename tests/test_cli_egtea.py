@@ -122,7 +122,9 @@ def test_a_head_of_whole_items_needs_clips_as_items(tmp_path):
     )
     assert not (tmp_path / "refused").exists()
     run = tmp_path / "run"
-    trained = call("train-head", "linear", *arguments, "--items", "clip", "--context", 0, "--smooth-s", 0, "--out", run)
+    trained = call(
+        "train-head", "linear", *arguments, "--items", "clip", "--context-s", 0, "--change-cost", 0, "--out", run
+    )
     assert trained.exit_code == 0, trained.output + str(trained.exception)
     scores = json.loads(call("evaluate", run, "--json").stdout)
     assert scores["metrics"]["num_items"] == 4
