@@ -74,6 +74,17 @@ class TestRealVideos:
             assert set(opened.items("loudness")) == with_sound
             assert {entry["item"] for entry in report["absent"]} == {row["file"] for row in listed} - with_sound
 
+    def test_rows_of_all_encoders_describe_the_same_instants(self, real):
+        with open_store(real[0]) as store:
+            for item in store.items("loudness"):
+                entries = [store.entry(stream, item) for stream in ("colour", "loudness")]
+                assert entries[0].num_rows == entries[1].num_rows, item
+                centres = [
+                    [store.timeline(stream, item).center(row) for row in range(entries[0].num_rows)]
+                    for stream in ("colour", "loudness")
+                ]
+                assert centres[0] == centres[1], item
+
     def test_facts_agree_with_the_list(self, shared, real):
         with open_store(real[0]) as store:
             for row in table(shared / "data" / "videos" / "videos.csv"):

@@ -8,6 +8,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+from ffmpeg_fps import through_ffmpeg
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -229,38 +230,6 @@ def test_30_to_25_fps_ties_at_every_fifth_output() -> None:
     chosen = frames_at_cells((Fraction(0), Fraction(14)), 350, times)
     assert chosen.tolist() == [math.ceil((k + Fraction(1, 2)) * Fraction(6, 5)) - 1 for k in range(350)]
     assert chosen[:10].tolist() == [0, 1, 2, 4, 5, 6, 7, 8, 10, 11]
-
-
-def through_ffmpeg(times: list[Fraction], end: Fraction, fps: int) -> list[int]:
-    """Indices of the frames that ffmpeg's fps filter puts out, told by what is drawn on them."""
-    av = pytest.importorskip("av")
-    base = Fraction(1, math.lcm(*(t.denominator for t in [*times, end])))
-    graph = av.filter.Graph()
-    source = graph.add_buffer(width=16, height=16, format="gray16le", time_base=base)
-    limiter = graph.add("fps", f"fps={fps}")
-    sink = graph.add("buffersink")
-    source.link_to(limiter)
-    limiter.link_to(sink)
-    graph.configure()
-    seen: list[int] = []
-
-    def drain() -> None:
-        while True:
-            try:
-                seen.append(int(sink.pull().to_ndarray()[0, 0]))
-            except (av.BlockingIOError, av.EOFError):
-                return
-
-    for k, time in enumerate(times):
-        frame = av.VideoFrame.from_ndarray(np.full((16, 16), k, np.uint16), format="gray16le")
-        frame.pts, frame.time_base = int(time / base), base
-        following = times[k + 1] if k + 1 < len(times) else end
-        frame.duration = int((following - time) / base)
-        source.push(frame)
-        drain()
-    source.push(None)
-    drain()
-    return seen
 
 
 @pytest.mark.parametrize(
