@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import runpy
@@ -14,6 +15,7 @@ import av
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from PIL import Image
 
 from vidloc.cli import vidloc
 from vidloc.core import registry
@@ -55,7 +57,7 @@ def run(*args, code=0):
 
 def test_the_page_has_what_is_tested():
     assert sorted(FILES) == ["make_model.py", "mean_colour.py", "peak_head.py", "test_contract.py"]
-    assert len(COMMANDS) == 9
+    assert len(COMMANDS) == 10
 
 
 def test_every_command_of_the_page_runs(folder, monkeypatch):
@@ -70,6 +72,12 @@ def test_every_command_of_the_page_runs(folder, monkeypatch):
         rows = store.read_field("mean_colour", "green.mp4")
     assert rows.shape == (4, 3)
     np.testing.assert_allclose(rows, np.full((4, 3), (40 / 255, 200 / 255, 40 / 255)), atol=0.03)
+    with Image.open("previews/green.mp4@0-0.6.mean_colour.png") as image:
+        (row,) = json.loads(image.text["vidloc"])["rows"]
+        (place,) = row["pictures"]
+        shown = np.asarray(image.crop(place))
+    assert (shown.shape, row["span_s"]) == ((32, 32, 3), [0.0, 0.5])
+    np.testing.assert_allclose(shown, np.broadcast_to((40, 200, 40), shown.shape), atol=0.03 * 255)
     with open_store("vmae.zarr") as store:
         spec = store.streams()["vmae"]
         rows, scores = (store.read_field("vmae", "green.mp4", field) for field in ("features", "scores"))

@@ -42,7 +42,7 @@ _COMMANDS: dict[str, tuple[str, str]] = {
 
 
 _EXTRA_OF_PACKAGE = {
-    **dict.fromkeys(("av", "filelock", "soxr", "pytorchvideo", "torchvision", "torchaudio"), "extract"),
+    **dict.fromkeys(("av", "filelock", "PIL", "soxr", "pytorchvideo", "torchvision", "torchaudio"), "extract"),
     **dict.fromkeys(("torch", "sklearn", "safetensors", "tensorboard"), "heads"),
     **dict.fromkeys(("sentence_transformers", "transformers"), "text"),
     **dict.fromkeys(("dask", "distributed"), "dask"),

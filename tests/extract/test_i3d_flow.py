@@ -99,6 +99,7 @@ def test_rows_are_those_of_the_network_on_scaled_flow(
     red_and_green = sample.data[..., :2].astype(np.float32)
     flow = red_and_green[:-1] / 4 - red_and_green[1:] / 6
     assert np.abs(flow).max() > 20  # there is something to clip
+    np.testing.assert_allclose(encoder.as_seen(sample), flow, rtol=1e-6)
     with torch.inference_mode():
         clips = torch.from_numpy(scaled(flow)).permute(3, 0, 1, 2).unsqueeze(0)
         expected = network.pooled(clips).mean((2, 3, 4))[0].numpy()

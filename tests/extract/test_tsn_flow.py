@@ -57,6 +57,8 @@ def test_bn_inception_takes_levels_minus_128(sample, levels, save, build_encoder
     with torch.inference_mode():
         expected = network(levels - 128).numpy()
     assert close(encoder.encode([sample]).fields["features"], expected)
+    whole = OpticalFlow(FlowOptions(**FLOW), device=torch.device("cpu")).of(sample.data)
+    assert np.array_equal(encoder.as_seen(sample), whole[:, 32:96, 48:112])
     described = encoder.stream().preprocessing
     assert (described["normalisation"], described["fps"]) == ("minus 128, over 1", "30")
     assert described["crop"] == "centre 64, of the flow of the resized frame"

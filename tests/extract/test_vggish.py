@@ -49,6 +49,18 @@ def pca(shared):
     return Pca.load(shared / "data" / "vggish" / "vggish_pca_params.npz")
 
 
+def test_what_is_shown_of_a_sample_is_what_the_network_is_fed(encoder):
+    sample = Sample((Fraction(0), Fraction(39, 40)), noise(15_600).astype(np.float32), np.empty(0))
+    seen = encoder.as_seen(sample)
+    with torch.inference_mode():
+        row = encoder.network(torch.from_numpy(seen.values.astype(np.float32))[None, None])
+    assert np.array_equal(row.numpy(), encoder.encode([sample]).fields["features"])
+    # A band is loudest for a tone of its own frequency.
+    band_hz = seen.band_hz[20:60:10]
+    loudest = [log_mel(tone(frequency_hz)).mean(axis=0).argmax() for frequency_hz in band_hz]
+    assert loudest == [20, 30, 40, 50]
+
+
 class TestFrontEnd:
     def test_1_mel_matrix(self):
         matrix = mel_matrix()

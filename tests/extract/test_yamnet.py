@@ -82,6 +82,12 @@ def cosines(a, b):
     return (a * b).sum(axis=1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
 
 
+def test_what_is_shown_of_a_sample_is_what_the_network_is_fed(encoder):
+    (sample,) = samples_of(np.random.default_rng(0).uniform(-0.5, 0.5, (1, PATCH)).astype(np.float32))
+    patch = encoder.as_seen(sample).values.astype(np.float32)
+    assert np.array_equal(encoder.rows_of(patch[None])["features"], encoder.encode([sample]).fields["features"])
+
+
 class TestFrontEnd:
     def test_its_constants_are_those_that_come_with_the_weights(self, tensors):
         assert np.abs(tensors["frontend.hann_window"].numpy() - hann_window()).max() < 3e-7

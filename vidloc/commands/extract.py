@@ -7,7 +7,7 @@ import signal
 from collections.abc import Mapping
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, NoReturn, get_args
 
 import click
 
@@ -22,12 +22,13 @@ from vidloc.pipelines.extraction.items import open_dataset
 from vidloc.pipelines.extraction.progress import ConsoleProgress
 from vidloc.pipelines.extraction.recipes import find_recipe, recipe_of_dataset, with_options
 from vidloc.pipelines.extraction.segment_views import Views, parse_views
+from vidloc.pipelines.preview import DEFAULT_ROWS, MOST_ROWS, preview
 
 _PATH = click.Path(path_type=Path)
 
 
 @click.command(short_help="Run encoders over videos, into a feature store.")
-@click.option("--store", required=True, type=_PATH, help="Store to append to; made if absent (.zarr or .h5).")
+@click.option("--store", type=_PATH, help="Store to append to; made if absent (.zarr or .h5).")
 @click.option(
     "--encoder",
     "encoders",
@@ -127,8 +128,32 @@ _PATH = click.Path(path_type=Path)
     metavar="N",
     help=f"Jobs of the array that --print-sbatch is about.  [default: {DEFAULT_PARTS}]",
 )
+@click.option(
+    "--preview",
+    "excerpts",
+    multiple=True,
+    metavar="ITEM[@START-END]",
+    help="Write no store, but a PNG contact sheet per encoder: what it is fed of this item, or of these seconds of it; "
+    "repeatable.",
+)
+@click.option(
+    "--preview-rows",
+    type=click.IntRange(1, MOST_ROWS),
+    default=DEFAULT_ROWS,
+    show_default=True,
+    metavar="N",
+    help="Rows of each sheet at most, spread evenly.",
+)
+@click.option(
+    "--preview-out",
+    type=_PATH,
+    default=Path("previews"),
+    show_default=True,
+    metavar="DIR",
+    help="Folder of the sheets.",
+)
 @click.option("--report", type=_PATH, help="Also write the report, as JSON, to this file.")
-@click.option("--json", "as_json", is_flag=True, help="Print the report (or plan) as one JSON document.")
+@click.option("--json", "as_json", is_flag=True, help="Print the report (plan, list of sheets) as one JSON document.")
 @click.pass_context
 def extract(ctx: click.Context, /, **flags: Any) -> None:
     """Run encoders over videos, into a feature store. Each video is decoded once for all encoders.
@@ -160,11 +185,17 @@ def extract(ctx: click.Context, /, **flags: Any) -> None:
 
     A video too short for one window has no row with tail=drop; it is listed as absent, which is no failure.
 
+    What an encoder sees, as pictures in previews/, before a long run; no --store is needed, and none is touched:
+
+    \b
+    vidloc extract --dataset folder --root my_videos/ --encoder vggish --preview kitchen@12.0-14.5
+
     Exit codes: 0 all done (an item may lack a track), 1 an error before or while writing, 2 wrong usage, 3 some items
     failed or are partial (listed at the end), 130 or 143 stopped by Ctrl-C or SIGTERM, with everything so far kept.
     """
     report_file = _writable(flags["report"]) if flags["report"] else None
     encoders = _encoders(flags["encoders"], flags["plan_file"], flags["recipe"], flags["dataset"])
+    _check_purpose(flags)
     if flags["print_sbatch"]:
         click.echo(job_script(ctx, parts=flags["parts"] or DEFAULT_PARTS), nl=False)
         return
@@ -185,6 +216,8 @@ def extract(ctx: click.Context, /, **flags: Any) -> None:
         "views": _views(flags),
         "device": flags["devices"],
     }
+    if flags["excerpts"]:
+        _preview(ctx, flags, encoders, selection, **run)
     if flags["plan_only"]:
         plan = plan_extraction(flags["store"], encoders, selection, **run)
         _print(plan, as_json=flags["as_json"])
@@ -198,6 +231,33 @@ def extract(ctx: click.Context, /, **flags: Any) -> None:
     if report_file is not None:
         _write_report(report_file, report)
     ctx.exit(_exit_code(report, flags["allow_failures"]))
+
+
+def _check_purpose(flags: Mapping[str, Any]) -> None:
+    if flags["excerpts"]:
+        if flags["plan_only"] or flags["report"] or flags["print_sbatch"]:
+            raise click.UsageError("--preview only draws; leave out --plan, --report and --print-sbatch.")
+    elif flags["store"] is None:
+        raise click.UsageError("name the store to append to: --store feats.zarr (or .h5); only --preview needs none.")
+
+
+def _preview(
+    ctx: click.Context, flags: Mapping[str, Any], encoders: list[EncoderPlan], selection: Selection, **run: Any
+) -> NoReturn:
+    files = preview(
+        encoders,
+        selection,
+        flags["excerpts"],
+        out=flags["preview_out"],
+        num_rows=flags["preview_rows"],
+        **run,
+    )
+    if flags["as_json"]:
+        echo_json({"sheets": [file.as_json() for file in files]})
+    else:
+        click.echo("\n".join(file.line() for file in files))
+    failed = [file for file in files if file.status in ("failed", "partial")]
+    ctx.exit(EXIT_FAILURES if len(failed) > flags["allow_failures"] else 0)
 
 
 def _encoders(

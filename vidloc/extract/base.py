@@ -119,6 +119,28 @@ class Sample:
     place: int = 0
 
 
+@dataclass(frozen=True, eq=False)
+class Spectrogram:
+    """Sound as a network sees it.
+
+    Attributes:
+        values: `(num_frames, num_bands)`, the lowest band first.
+        step_s: seconds between the starts of neighbouring frames; the first begins with the sample.
+        band_hz: `(num_bands,)` centre of each band, ascending.
+        meaning: what the values are, in a few words.
+    """
+
+    values: NDArray[np.floating]
+    step_s: float
+    band_hz: NDArray[np.float64]
+    meaning: str
+
+
+# Pictures uint8 (n, height, width, 3), or one without n; flows float (n, height, width, 2), pixels to the right and
+# downwards; a waveform float (num_samples,); a sentence.
+Seen = NDArray[Any] | Spectrogram | str
+
+
 class EncoderOptions(Options):
     """Options that every encoder has."""
 
@@ -209,6 +231,15 @@ class Encoder(ABC):
 
         Rows do not depend on which samples share a batch.
         """
+
+    def as_seen(self, sample: Sample) -> Seen:
+        """What the network sees of a sample, before its numbers are normalised, for a person to look at.
+
+        Encoders that make something else of it first (a spectrogram, optical flow) override it with their own front
+        end; `vidloc extract --preview` draws it.
+        """
+        data: Seen = sample.data
+        return data
 
     def preferred_batch(self) -> int:
         """Samples per call: batches on GPUs, one at a time on CPU, where larger ones are slower per clip."""

@@ -129,6 +129,10 @@ class I3DFlow(I3D):
         """The port that the variant goes with."""
         return _PUBLISHED[options.variant] if isinstance(options, I3DFlowOptions) else name
 
+    def as_seen(self, sample: Sample) -> Flow:
+        """The flows of the crop, in pixels per frame."""
+        return self._preparation.flow.of(sample.data)
+
     @property
     def preparation(self) -> ClipPreparation:
         """Flow in the numbers of the variant, frames resized as Pillow would."""

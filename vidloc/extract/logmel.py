@@ -14,6 +14,7 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
+from vidloc.extract.base import Sample, Spectrogram
 from vidloc.extract.waveform import SAMPLE_RATE_HZ, Waveform, as_float64, mono_16khz
 
 WINDOW, HOP, FFT = 400, 160, 512  # samples: 25 ms, 10 ms, the next power of two
@@ -100,6 +101,13 @@ def log_mel(samples: NDArray[np.floating], *, offset: float = LOG_OFFSET) -> NDA
     return result
 
 
+def spectrogram(sample: Sample, *, offset: float = LOG_OFFSET) -> Spectrogram:
+    """The log-mel frames of a sample of 16 kHz sound, with their axes."""
+    centres_hz = 700.0 * np.expm1(_band_edges_mel()[1:-1] / 1127.0)
+    values = log_mel(np.asarray(sample.data), offset=offset)
+    return Spectrogram(values, HOP / SAMPLE_RATE_HZ, centres_hz, f"natural log of (mel + {offset:g})")
+
+
 @cache
 def hann_window() -> NDArray[np.float64]:
     """Periodic Hann window of 400 samples; its sum is 200."""
@@ -109,12 +117,16 @@ def hann_window() -> NDArray[np.float64]:
 @cache
 def mel_matrix() -> NDArray[np.float64]:
     """Weights from FFT bins to mel bands, `(257, 64)`: triangles that are straight in mel, without area norm."""
-    edges = np.linspace(_mel(np.array(LOW_HZ)), _mel(np.array(HIGH_HZ)), NUM_BANDS + 2)
+    edges = _band_edges_mel()
     low, centre, high = edges[:-2], edges[1:-1], edges[2:]
     bins = _mel(np.linspace(0.0, SAMPLE_RATE_HZ / 2, FFT // 2 + 1))[:, np.newaxis]
     weights = np.maximum(0.0, np.minimum((bins - low) / (centre - low), (high - bins) / (high - centre)))
     weights[0] = 0.0  # no constant part
     return weights
+
+
+def _band_edges_mel() -> NDArray[np.float64]:
+    return np.linspace(_mel(np.array(LOW_HZ)), _mel(np.array(HIGH_HZ)), NUM_BANDS + 2)
 
 
 def _mel(frequency_hz: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -21,6 +21,7 @@ from pydantic import Field, JsonValue
 
 from vidloc.extract.base import ClipInput, EncoderOptions, FrameSize, Sample
 from vidloc.extract.flow import FlowOptions, OpticalFlow
+from vidloc.extract.flow_algorithm import Flow
 from vidloc.extract.flow_scaling import BOUND_PX, tsn_stack
 from vidloc.extract.preparation import ClipPreparation, by_channel, resize_described
 from vidloc.extract.tsn import MEMBERS, TSN, Member, TSNOptions
@@ -99,6 +100,10 @@ class TSNFlow(TSN):
         super().check_weights(options, name=name)
         if isinstance(options, TSNFlowOptions):
             OpticalFlow.check(options)
+
+    def as_seen(self, sample: Sample) -> Flow:
+        """The five flows, in pixels per frame."""
+        return self._preparation.flow.of(sample.data)
 
     @property
     def preparation(self) -> ClipPreparation:

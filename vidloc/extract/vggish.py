@@ -26,8 +26,17 @@ from vidloc.core.records import Source
 from vidloc.core.rows import FieldSpec, Rows
 from vidloc.errors import MediaError, WeightsError
 from vidloc.extract import weights
-from vidloc.extract.base import AudioInput, Encoder, EncoderOptions, Sample, StreamTemplate, arithmetic, placed
-from vidloc.extract.logmel import EXAMPLE_SAMPLES, NUM_BANDS, NUM_FRAMES, Examples, log_mel
+from vidloc.extract.base import (
+    AudioInput,
+    Encoder,
+    EncoderOptions,
+    Sample,
+    Spectrogram,
+    StreamTemplate,
+    arithmetic,
+    placed,
+)
+from vidloc.extract.logmel import EXAMPLE_SAMPLES, NUM_BANDS, NUM_FRAMES, Examples, log_mel, spectrogram
 from vidloc.extract.waveform import SAMPLE_RATE_HZ
 
 NUM_FEATURES = 128
@@ -217,6 +226,10 @@ class VGGish(Encoder):
         size = self.preferred_batch()
         pieces = [self._embedded(examples.log_mel[k : k + size]) for k in range(0, len(examples.log_mel), size)]
         return np.concatenate([np.zeros((0, NUM_FEATURES), np.float32), *pieces])
+
+    def as_seen(self, sample: Sample) -> Spectrogram:
+        """The log-mel example."""
+        return spectrogram(sample)
 
     def preferred_batch(self) -> int:
         """Examples per call; they are small, so that batches pay off on CPUs too."""

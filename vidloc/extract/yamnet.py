@@ -31,9 +31,18 @@ from vidloc.core.records import Source
 from vidloc.core.rows import FieldSpec, Rows
 from vidloc.errors import MediaError, WeightsError
 from vidloc.extract import weights
-from vidloc.extract.base import AudioInput, Encoder, EncoderOptions, Sample, StreamTemplate, arithmetic, placed
+from vidloc.extract.base import (
+    AudioInput,
+    Encoder,
+    EncoderOptions,
+    Sample,
+    Spectrogram,
+    StreamTemplate,
+    arithmetic,
+    placed,
+)
 from vidloc.extract.class_names import check_number, read_class_names, score_names
-from vidloc.extract.logmel import EXAMPLE_SAMPLES, hann_window, log_mel, mel_matrix
+from vidloc.extract.logmel import EXAMPLE_SAMPLES, hann_window, log_mel, mel_matrix, spectrogram
 from vidloc.extract.waveform import SAMPLE_RATE_HZ
 
 NUM_FEATURES = 1024
@@ -199,6 +208,10 @@ class YAMNet(Encoder):
             if self.options.scores:
                 rows["scores"] = torch.sigmoid(self.network.fc(embeddings).float())
         return {name: row.cpu().numpy() for name, row in rows.items()}
+
+    def as_seen(self, sample: Sample) -> Spectrogram:
+        """The log-mel patch."""
+        return spectrogram(sample, offset=LOG_OFFSET)
 
     def preferred_batch(self) -> int:
         """Patches per call; they are small, so that batches pay off on CPUs too."""

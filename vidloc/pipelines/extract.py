@@ -106,7 +106,7 @@ def plan_extraction(
     ready, missing = preview_encoders(
         _parsed(encoders), stride_s=stride_s, layout=layout, views=views, device=devices[0]
     )
-    items = _items_of(selection, ready)
+    items = items_of(selection, ready)
     where = ", ".join(map(str, devices))
     if not store_exists(store):
         return make_plan(items, ready, None, path=str(store), device=where, missing_weights=missing)
@@ -119,7 +119,7 @@ def _extract(
     store: str | Path, streams: Sequence[StreamLayout], selection: Selection, run: Run, where: str, progress: Progress
 ) -> ExtractReport:
     """Plan, run and report, whoever does the work."""
-    items = _items_of(selection, streams)
+    items = items_of(selection, streams)
     begun = time.perf_counter()
     with append_to_store(store) as writer:
         for stream in streams:
@@ -151,7 +151,8 @@ def _parsed(encoders: Sequence[str | EncoderPlan]) -> list[EncoderPlan]:
     return [parse_encoder(text) if isinstance(text, str) else text for text in encoders]
 
 
-def _items_of(selection: Selection, streams: Sequence[StreamLayout]) -> Items:
+def items_of(selection: Selection, streams: Sequence[StreamLayout]) -> Items:
+    """The items of a run, with what its streams need to know of them; see `find_items` for errors."""
     return find_items(
         selection,
         text_only=bool(streams) and all(stream.rows is None for stream in streams),

@@ -200,9 +200,7 @@ def make_plan(
         lacking = tuple(e.stream for e in encoders if _is_lacking(states[e.stream], e, items, item, store))
         if lacking:
             info = store.info(item) if store is not None and item in known else None
-            said, segments = items.narrations.get(item, ()), items.segments.get(item, ())
-            file, rate = items.paths.get(item), items.frame_rates.get(item)
-            work.append(ItemWork(item, file, lacking, info, said, segments, rate))
+            work.append(work_of(items, item, lacking, info))
         if any((state := states[name]) is not None and state.status == "failed" for name in lacking):
             tried_before.append(item)
         earlier += [
@@ -227,6 +225,24 @@ def make_plan(
         fps=lengths.fps,
         notes=items.notes,
         missing_weights=missing_weights,
+    )
+
+
+def work_of(items: Items, item_id: str, streams: tuple[str, ...], info: ItemInfo | None = None) -> ItemWork:
+    """One item, with all that is known of it before it is decoded.
+
+    Args:
+        streams: those to be made.
+        info: what an earlier run found of it.
+    """
+    return ItemWork(
+        item_id,
+        items.paths.get(item_id),
+        streams,
+        info,
+        items.narrations.get(item_id, ()),
+        items.segments.get(item_id, ()),
+        items.frame_rates.get(item_id),
     )
 
 
