@@ -79,6 +79,7 @@ def test_verify_exits_with_3_and_names_the_damage(tmp_path):
     result = run("verify", path)
     assert result.exit_code == 3
     assert "DAMAGED stream 'clip', item 'b': " in result.stdout
+    assert run("verify", path, "--full").stdout == result.stdout
     assert run("verify", path, "--quick").exit_code == 0
     assert json.loads(run("verify", path, "--json").stdout)["damages"][0]["item"] == "b"
 
@@ -90,6 +91,71 @@ def test_merge_joins_parts_of_both_backends(tmp_path):
     assert "2 items; 2 of 2 entries copied from 2 parts" in result.output
     with open_store(tmp_path / "all.h5") as merged, open_store(parts[1]) as part:
         assert merged.digest() == part.digest()
+
+
+def test_head_shows_times_and_first_numbers(tmp_path):
+    path = make(tmp_path / "s.zarr")
+    result = run("head", path, "b", "--rows", 1)
+    with open_store(path) as store:
+        numbers = ", ".join(f"{value:.4g}" for value in store.read_field("clip", "b")[0, :6].tolist())
+    assert result.stdout == (
+        f"b: no facts kept\nclip: done, 4 rows\n  row 0  -0.750 to 1.250 s\n    features [16]  {numbers}, ...\n"
+    )
+    assert len(json.loads(run("head", path, "b", "--json").stdout)["streams"]["clip"]["rows"]) == 3
+
+
+def test_subset_takes_patterns_and_lists(tmp_path):
+    path = make(tmp_path / "s.zarr", "abc")
+    (tmp_path / "ids.txt").write_text("c\n\na\n", encoding="utf-8")
+    result = run("subset", tmp_path / "two.h5", path, "--items", f"@{tmp_path / 'ids.txt'}", "--streams", "clip")
+    assert result.exit_code == 0
+    assert "2 items" in result.stdout
+    with open_store(tmp_path / "two.h5") as store:
+        assert store.items() == ["a", "c"]
+    report = json.loads(run("drop", tmp_path / "one.zarr", path, "--items", "[ab]", "--json").stdout)
+    assert (report["num_items"], report["num_copied"]) == (1, 1)
+
+
+def test_subset_by_split_lists_what_the_store_lacks_and_exits_with_3(tmp_path):
+    path = make(tmp_path / "s.zarr", "ab")
+    (tmp_path / "segments.csv").write_text(
+        "item_id,start_s,end_s,label,split\na,0,1,x,train\nb,0,1,x,val\nz,0,1,x,train\n", encoding="utf-8"
+    )
+    split = ["--split", "train", "--dataset", "segments", "--annotations", tmp_path / "segments.csv"]
+    result = run("subset", tmp_path / "train.zarr", path, *split)
+    assert result.exit_code == 3
+    assert "Not in the store: 1 items of the split: z\n" in result.stdout
+    assert "1 items, " in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--items", "@none.txt"], "the list of items none.txt cannot be read"),
+        (["--items", "x*"], "no item matches 'x*'. Known: a, b."),
+        (["--split", "train"], "a split comes from annotations: add --dataset"),
+        (["--dataset", "segments"], "choose items by a split: add --split NAME"),
+        (["--streams", "clip,"], "--streams takes NAME,NAME,..., got 'clip,'"),
+    ],
+)
+def test_a_subset_that_cannot_be_told_is_one_line(tmp_path, monkeypatch, capsys, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    make(Path("s.zarr"))
+    with pytest.raises(SystemExit) as stop:
+        main(["store", "subset", "out.zarr", "s.zarr", *arguments])
+    assert stop.value.code == 1
+    assert message in capsys.readouterr().err
+    assert not Path("out.zarr").exists()
+
+
+def test_compact_and_convert_say_what_they_did(tmp_path):
+    path = make(tmp_path / "s.zarr")
+    with open_store(path) as store:
+        digest = store.digest()
+    assert f"2 of 2 entries copied. Content id {digest}" in run("compact", tmp_path / "c.zarr", path).stdout
+    assert digest in run("convert", tmp_path / "c.h5", path).stdout
+    report = json.loads(run("convert", tmp_path / "w.zarr", path, "--dtype", "clip=float32", "--json").stdout)
+    assert (report["source_digest"] == digest, report["digest"] == digest) == (True, False)
 
 
 def test_unlock_asks_first(tmp_path):

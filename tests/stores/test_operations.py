@@ -164,7 +164,7 @@ def test_a_repeated_merge_copies_only_what_is_new(tmp_path):
 
 
 def test_large_items_are_copied_in_pieces(tmp_path, monkeypatch):
-    monkeypatch.setattr("vidloc.stores.merging._BLOCK_BYTES", 40)
+    monkeypatch.setattr("vidloc.stores.copying._BLOCK_BYTES", 40)
     part = make(tmp_path / "p.zarr", "a", num_rows=7)
     report = merge(tmp_path / "out.zarr", [part])
     with open_store(part) as store:

@@ -1,28 +1,29 @@
-"""`vidloc store`: look at, verify, merge and mend feature stores."""
+"""`vidloc store`: look at, verify, merge and mend feature stores; `store_making` makes new ones of them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
+from math import prod
 from pathlib import Path
 from typing import Any
 
 import click
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from vidloc.cli import EXIT_FAILURES, console, echo_json
+from vidloc.commands.progress import progress_bar, size_text
+from vidloc.commands.store_making import MAKING
 from vidloc.stores import operations
 from vidloc.stores.base import FeatureStore, ItemEntry, open_store
 from vidloc.stores.facts import StoreFacts, StreamFacts, facts_of
 from vidloc.stores.merging import merge as merge_stores
+from vidloc.stores.preview import FieldPreview, ItemPreview, head_of
 from vidloc.stores.statistics import Moments, StoreStatistics, StreamStatistics, statistics_of
 from vidloc.stores.tables import STATUSES
 
 _PATH = click.Path(path_type=Path)
 _AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
-_UNITS = ("B", "KB", "MB", "GB", "TB")
 
 
 @click.group(short_help="Look at, verify, merge and mend feature stores.")
@@ -32,9 +33,12 @@ def store() -> None:
     \b
     vidloc store info feats.zarr
     vidloc store ls feats.zarr --status failed
+    vidloc store head feats.zarr P01_01
     vidloc store verify feats.zarr
     vidloc store stats feats.zarr
     vidloc store merge all.zarr part1.zarr part2.zarr
+    vidloc store subset small.zarr feats.zarr --items "P01_*" --streams slowfast_r50
+    vidloc store convert feats.h5 feats.zarr
     """
 
 
@@ -53,7 +57,8 @@ def info(path: Path, *, as_json: bool) -> None:
         return
     out = console()
     out.print(
-        f"{facts.path}: {facts.backend} store, {facts.num_items} items, {_size(facts.disk_bytes)} on disk", markup=False
+        f"{facts.path}: {facts.backend} store, {facts.num_items} items, {size_text(facts.disk_bytes)} on disk",
+        markup=False,
     )
     out.print(f"content id {facts.digest}")
     if facts.writer:
@@ -94,7 +99,34 @@ def ls(path: Path, *, stream: str | None, status: str | None, as_json: bool) -> 
 
 @store.command()
 @click.argument("path", metavar="STORE", type=_PATH)
-@click.option("--quick", is_flag=True, help="Look at lengths and metadata only, not at the rows.")
+@click.argument("item")
+@click.option("--stream", "streams", metavar="NAME", multiple=True, help="Only this stream; may be repeated.")
+@click.option(
+    "--rows", "num_rows", type=click.IntRange(min=1, max=10_000), default=3, show_default=True, help="Rows per stream."
+)
+@_AS_JSON
+def head(path: Path, item: str, *, streams: tuple[str, ...], num_rows: int, as_json: bool) -> None:
+    """Show the first rows of an item with their times: first numbers, boxes, names of classes, texts.
+
+    \b
+    vidloc store head feats.zarr P01_01
+    vidloc store head feats.zarr P01_01 --stream objects --rows 10
+    """
+    found = head_of(path, item, streams, num_rows)
+    if as_json:
+        echo_json(found.as_json())
+        return
+    for line in _head_lines(found):
+        click.echo(line)
+
+
+@store.command()
+@click.argument("path", metavar="STORE", type=_PATH)
+@click.option(
+    "--quick/--full",
+    default=False,
+    help="Look at lengths and metadata only, or at every row. [default: full]",
+)
 @_AS_JSON
 @click.pass_context
 def verify(ctx: click.Context, path: Path, *, quick: bool, as_json: bool) -> None:
@@ -102,10 +134,11 @@ def verify(ctx: click.Context, path: Path, *, quick: bool, as_json: bool) -> Non
 
     \b
     vidloc store verify feats.zarr
+    vidloc store verify feats.zarr --quick
 
     Exit codes: 0 sound, 3 damage found, 1 the store cannot be opened at all.
     """
-    with _bar("verify") as progress:
+    with progress_bar("verify") as progress:
         report = operations.verify(path, quick=quick, progress=progress)
     if as_json:
         echo_json(asdict(report))
@@ -132,7 +165,7 @@ def stats(path: Path, *, streams: tuple[str, ...], as_json: bool) -> None:
     Norms are L2 norms of rows; in fields with any number of entries per row, such as regions, of entries. Values that
     are NaN or infinite are counted and left out. Needs dask (vidloc[dask]); memory does not grow with the rows.
     """
-    with _bar("stats") as progress:
+    with progress_bar("stats") as progress:
         found = statistics_of(path, streams or None, progress)
     if as_json:
         echo_json(found.as_json())
@@ -161,7 +194,7 @@ def merge(out: Path, parts: tuple[Path, ...], *, as_json: bool) -> None:
     Parts may be Zarr or HDF5, as OUT may (.zarr, .h5). Parts whose streams have different origins, or that hold
     different rows of one item, are refused before anything is written.
     """
-    with _bar("merge") as progress:
+    with progress_bar("merge") as progress:
         report = merge_stores(out, parts, progress=progress)
     if as_json:
         echo_json(asdict(report))
@@ -216,6 +249,34 @@ def _listing(
             yield item, found
 
 
+def _head_lines(found: ItemPreview) -> Iterator[str]:
+    facts = found.info.model_dump(exclude={"item_id", "source_sha256"}, exclude_none=True)
+    yield f"{found.item_id}: " + (", ".join(f"{name} {value}" for name, value in facts.items()) or "no facts kept")
+    for name, stream in found.streams.items():
+        reason = f": {stream.reason}" if stream.reason else ""
+        yield f"{name}: {stream.status}, {stream.num_rows:,} rows{reason}"
+        for row in stream.rows:
+            yield f"  row {row.row}" + ("" if row.span_s is None else f"  {row.span_s[0]:.3f} to {row.span_s[1]:.3f} s")
+            for field, shown in row.fields.items():
+                yield f"    {field} {list(shown.shape)}  {_field_text(shown)}".rstrip()
+
+
+def _field_text(shown: FieldPreview) -> str:
+    if shown.text is not None:
+        return shown.text
+    values = [_value_text(value) for value in shown.values]
+    if shown.names:
+        values = [f"{name} ({value})" for name, value in zip(shown.names, values, strict=True)]
+    total = shown.shape[0] if isinstance(next(iter(shown.values), None), tuple) else prod(shown.shape)
+    return ", ".join(values) + (", ..." if len(values) < total else "")
+
+
+def _value_text(value: Any) -> str:
+    if isinstance(value, tuple):
+        return f"({', '.join(map(_value_text, value))})"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
 def _stream_table(facts: StoreFacts) -> Table:
     table = Table(box=None, pad_edge=False)
     for title, justify in (("stream", "left"), ("kind", "left"), ("items", "right"), ("rows", "right")):
@@ -224,7 +285,7 @@ def _stream_table(facts: StoreFacts) -> Table:
         table.add_column(title)
     for stream in facts.streams:
         statuses = ", ".join(f"{count:,} {status}" for status, count in stream.statuses.items() if count)
-        counts = (f"{stream.num_items:,}", f"{stream.num_rows:,}", _size(stream.num_bytes))
+        counts = (f"{stream.num_items:,}", f"{stream.num_rows:,}", size_text(stream.num_bytes))
         table.add_row(stream.spec.name, stream.spec.kind, *counts, stream.times, statuses)
     return table
 
@@ -277,22 +338,5 @@ def _origin_lines(stream: StreamFacts) -> Iterator[str]:
     yield f"{made_by}, weights {spec.weights or 'not stated'} (sha256 {spec.weights_sha256[:12] or '-'}; {licence})"
 
 
-def _size(num_bytes: int) -> str:
-    size = float(num_bytes)
-    for unit in _UNITS[:-1]:
-        if size < 1000:
-            return f"{size:.3g} {unit}"
-        size /= 1000
-    return f"{size:.3g} {_UNITS[-1]}"
-
-
-@contextmanager
-def _bar(title: str) -> Iterator[operations.Progress]:
-    columns: tuple[Any, ...] = (TextColumn(title), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console(stderr=True), transient=True) as bar:
-        task = bar.add_task(title, total=None)
-
-        def told(done: int, total: int) -> None:
-            bar.update(task, completed=done, total=total)
-
-        yield told
+for command in MAKING:
+    store.add_command(command)

@@ -60,6 +60,11 @@ class FieldSpec(Record):
         return self.row_shape[0] if self.row_shape and isinstance(self.row_shape[0], str) else None
 
     @property
+    def is_text(self) -> bool:
+        """Whether it holds texts in UTF-8: any number of single bytes per row."""
+        return self.axis is not None and not self.entry_shape and self.dtype == "uint8"
+
+    @property
     def entry_shape(self) -> tuple[int, ...]:
         """Shape of what is packed: one row of a dense field, one entry of a ragged one."""
         return tuple(n for n in self.row_shape if isinstance(n, int))

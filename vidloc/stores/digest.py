@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from vidloc.core.rows import FieldSpec, Rows
 from vidloc.core.timeline import Spans, TimeGrid, Timeline
-from vidloc.stores.base import Extent, StreamSpec
+from vidloc.stores.base import Extent, FeatureStore, StreamSpec
 
 
 class RowDigest:
@@ -75,6 +75,12 @@ def digest_of_store(entries: Iterable[tuple[str, str, str]]) -> str:
     """Content id from the (stream, item, digest) of all entries with rows."""
     lines = sorted(f"{stream}\t{item}\t{digest}\n".encode() for stream, item, digest in entries)
     return hashlib.sha256(b"".join(lines)).hexdigest()
+
+
+def digest_of_stream(store: FeatureStore, stream: str) -> str:
+    """Content id of one stream: that of a store which holds it alone."""
+    entries = store.entries(stream)
+    return digest_of_store((stream, item, entry.digest) for item, entry in entries.items() if entry.digest)
 
 
 def little_endian(array: NDArray[Any]) -> NDArray[np.uint8]:

@@ -115,7 +115,7 @@ def facts_of(path: str | Path) -> StoreFacts:
             backend=store.backend,
             digest=store.digest(),
             num_items=len(store.items()),
-            disk_bytes=_disk_bytes(Path(path)),
+            disk_bytes=disk_bytes(Path(path)),
             streams=tuple(_stream_facts(store, spec) for spec in store.streams().values()),
             writer=writer_of(path),
         )
@@ -159,8 +159,8 @@ def _grid(store: FeatureStore, spec: StreamSpec, items: list[str]) -> tuple[Frac
     return (None, None) if shared is None else (shared.window_s, shared.stride_s)
 
 
-def _disk_bytes(path: Path) -> int:
-    """Of the store's files, and of the rows that wait beside an HDF5 file."""
+def disk_bytes(path: Path) -> int:
+    """Space taken by a store's files, and of the rows that wait beside an HDF5 file."""
     return sum(map(_blocks_bytes, [path, *path.rglob("*"), *staging_of(path).rglob("*")]))
 
 

@@ -7,24 +7,19 @@ compared before the first row is written. A merge that was stopped is repeated: 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from vidloc.core.records import ItemInfo
-from vidloc.core.timeline import Spans, Timeline
 from vidloc.errors import ProvenanceError, StoreError
-from vidloc.stores.backends import lock_folder, store_exists
+from vidloc.stores.backends import store_exists
 from vidloc.stores.base import FeatureStore, FeatureWriter, ItemEntry, StreamSpec, append_to_store, open_store
-from vidloc.stores.digest import digest_of_rows
-from vidloc.stores.lock import holder_of
+from vidloc.stores.copying import being_written, copy_entry
 from vidloc.stores.operations import Progress
-from vidloc.stores.tables import STATUSES, WITH_ROWS
-
-# Rows copied at a time, so that an item of any length needs little memory.
-_BLOCK_BYTES = 32 * 1024**2
+from vidloc.stores.tables import STATUSES
 
 
 @dataclass(frozen=True)
@@ -77,7 +72,7 @@ def merge(out: str | Path, parts: Sequence[str | Path], *, progress: Progress | 
         stores = [stack.enter_context(open_store(part)) for part in sources]
         existing = [stack.enter_context(open_store(out))] if store_exists(target) else []
         plan = _plan([*existing, *stores])
-        notes = tuple(note for part in sources if (note := _being_written(part)))
+        notes = tuple(note for part in sources if (note := being_written(part)))
         writer = stack.enter_context(append_to_store(out))
         copied = _write(writer, plan, progress)
         return MergeReport(writer.digest(), len(writer.items()), copied, len(plan.choices), notes)
@@ -117,40 +112,13 @@ def _write(writer: FeatureWriter, plan: _Plan, progress: Progress | None) -> int
             if item in plan.infos:
                 writer.set_info(plan.infos[item])
             for stream, choice in missing:
-                _copy(writer, plan.specs[stream], item, choice)
+                copy_entry(writer, choice.store, plan.specs[stream], item)
             writer.commit(item)
         copied += len(missing)
         done += len(by_item[item])
         if progress is not None:
             progress(done, len(plan.choices))
     return copied
-
-
-def _copy(writer: FeatureWriter, spec: StreamSpec, item: str, choice: _Choice) -> None:
-    entry = choice.entry
-    if entry.status in WITH_ROWS:
-        timeline = choice.store.timeline(spec.name, item)
-        rows = choice.store.read(spec.name, item)
-        if digest_of_rows(spec, rows, timeline, entry.extent) != entry.digest:
-            raise StoreError(
-                f"stream {spec.name!r}, item {item!r} of {choice.store.path} is damaged: its rows do not have the "
-                f"digest that was committed. Nothing of this item was merged. "
-                f"Run: vidloc store verify {choice.store.path}"
-            )
-        for piece in _blocks(rows.num_rows, sum(array.nbytes for array in rows.fields.values())):
-            writer.write(spec.name, item, rows[piece], _piece(timeline, piece), extent=entry.extent)
-    if entry.status != "done":
-        writer.mark(spec.name, item, entry.status, entry.reason)
-
-
-def _blocks(num_rows: int, num_bytes: int) -> Iterator[slice]:
-    step = max(1, num_rows * _BLOCK_BYTES // max(num_bytes, 1))
-    for start in range(0, max(num_rows, 1), step):
-        yield slice(start, min(start + step, num_rows))
-
-
-def _piece(timeline: Timeline | None, rows: slice) -> Timeline | None:
-    return Spans(timeline.array[rows]) if isinstance(timeline, Spans) else timeline
 
 
 def _better(key: tuple[str, str], known: _Choice | None, found: _Choice) -> _Choice:
@@ -207,10 +175,3 @@ def _distinct(parts: Sequence[Path]) -> list[Path]:
     if not seen:
         raise StoreError("there are no parts to merge; give at least one store.")
     return list(seen.values())
-
-
-def _being_written(part: Path) -> str:
-    holder = holder_of(lock_folder(part))
-    if holder is None or holder.surely_dead():
-        return ""
-    return f"{part} is being written by {holder}: only what it had committed when it was opened is merged."

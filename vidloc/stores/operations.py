@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 from vidloc.errors import StoreError
@@ -15,6 +18,9 @@ from vidloc.stores.tables import WITH_ROWS
 
 Progress = Callable[[int, int], None]
 """Called with how many (stream, item) pairs are through, and how many there are."""
+
+# Items handed to the threads of `verify` at once, so that a million of them are not planned ahead.
+_WAVE = 256
 
 
 @dataclass(frozen=True)
@@ -52,7 +58,8 @@ class VerifyReport:
 def verify(path: str | Path, *, quick: bool = False, progress: Progress | None = None) -> VerifyReport:
     """Read every live row of a store and compare it with the digest that was committed.
 
-    Rows that were superseded, and bytes that no entry refers to, belong to no item and are not looked at.
+    Rows that were superseded, and bytes that no entry refers to, belong to no item and are not looked at. A few items
+    are hashed at a time, on threads; their rows are mapped and not copied, so that memory does not grow with the store.
 
     Args:
         quick: look only at metadata, and whether every file is long enough to hold its rows.
@@ -66,15 +73,17 @@ def verify(path: str | Path, *, quick: bool = False, progress: Progress | None =
         specs = store.streams()
         entries = {name: _with_rows(store, name) for name in specs}
         total = sum(map(len, entries.values()))
-        for name, spec in specs.items():
-            for item, entry in entries[name].items():
-                problem = _problem(store, spec, item, entry, quick=quick)
-                if problem:
-                    damages.append(Damage(name, item, problem))
-                num_rows += entry.num_rows
-                done += 1
-                if progress is not None:
-                    progress(done, total)
+        pairs = ((spec, item, entry) for name, spec in specs.items() for item, entry in entries[name].items())
+        with ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="vidloc-verify") as threads:
+            while wave := list(islice(pairs, _WAVE)):
+                problems = threads.map(lambda pair: _problem(store, *pair, quick=quick), wave)
+                for (spec, item, entry), problem in zip(wave, problems, strict=True):
+                    if problem:
+                        damages.append(Damage(spec.name, item, problem))
+                    num_rows += entry.num_rows
+                    done += 1
+                    if progress is not None:
+                        progress(done, total)
         damages.extend(_facts_problems(store))
         return VerifyReport(total, num_rows, store.digest(), tuple(damages), quick)
 

@@ -293,12 +293,7 @@ def _num_rows(entries: Mapping[str, ItemEntry]) -> int:
 
 
 def _numeric(spec: StreamSpec) -> list[str]:
-    return [name for name, field in spec.fields.items() if not _is_text(field)]
-
-
-def _is_text(field: FieldSpec) -> bool:
-    """Any number of single bytes per row."""
-    return field.axis is not None and not field.entry_shape and field.dtype == "uint8"
+    return [name for name, field in spec.fields.items() if not field.is_text]
 
 
 def _dask_array() -> ModuleType:

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import fnmatch
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from vidloc.core.grammar import Part, parse_encoder
 from vidloc.core.numbered_pictures import FrameRate
+from vidloc.core.patterns import matching
 from vidloc.core.records import Narration, Segment
 from vidloc.core.registry import load
 from vidloc.datasets.base import Annotations, Dataset, Media
 from vidloc.datasets.video_list import read_video_list
-from vidloc.errors import AnnotationError, MediaError, OptionError, UnknownNameError, did_you_mean
+from vidloc.errors import AnnotationError, MediaError, OptionError
 from vidloc.pipelines.extraction.report import named
-
-_MOST_LISTED = 20
 
 
 @dataclass(frozen=True)
@@ -120,7 +118,7 @@ def find_items(selection: Selection, *, text_only: bool = False, per_segment: bo
     if selection.split is not None and read is not None:
         items = items.only(read.items_of(selection.split))
     if selection.patterns:
-        items = items.only(_matching((*items.ids, *items.missing), selection.patterns))
+        items = items.only(matching((*items.ids, *items.missing), selection.patterns))
     if not items.ids:
         raise MediaError(_nothing_found(selection, items))
     if selection.part is not None:
@@ -199,22 +197,3 @@ def _nothing_found(selection: Selection, items: Items) -> str:
         )
     ignored = f"; {len(items.ignored)} files there are no videos by their extension" if items.ignored else ""
     return f"{place} holds nothing to work on{ignored}."
-
-
-def _matching(ids: Sequence[str], patterns: Sequence[str]) -> set[str]:
-    known = set(ids)
-    kept: set[str] = set()
-    for pattern in patterns:
-        # An exact id first: ids of files may hold brackets, which mean something in a pattern.
-        matched = {pattern} if pattern in known else set(fnmatch.filter(known, pattern))
-        if not matched:
-            raise UnknownNameError(f"no item matches {pattern!r}. {some_of(pattern, ids)}")
-        kept |= matched
-    return kept
-
-
-def some_of(pattern: str, ids: Sequence[str]) -> str:
-    """A sentence about which items there are, led by the one closest to a pattern that matches none."""
-    if len(ids) <= _MOST_LISTED:
-        return did_you_mean(pattern, ids)
-    return f"There are {len(ids)} items, such as {', '.join(sorted(ids)[:3])}."

@@ -1,0 +1,196 @@
+"""The commands of `vidloc store` that make a new store, or files, of a store's rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from vidloc.cli import EXIT_FAILURES, echo_json
+from vidloc.commands.progress import progress_bar, size_text
+from vidloc.core.grammar import parse_pairs
+from vidloc.errors import OptionError
+from vidloc.pipelines.extraction.items import open_dataset
+from vidloc.pipelines.item_choice import ChosenItems, ItemChoice, choose_items
+from vidloc.stores import rewriting
+
+_PATH = click.Path(path_type=Path)
+_AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+_OUT = click.argument("out", type=_PATH)
+_STORE = click.argument("path", metavar="STORE", type=_PATH)
+_MOST_NAMED = 5
+
+C = TypeVar("C", bound=Callable[..., Any])
+
+
+def _item_flags(command: C) -> C:
+    """The flags that choose items."""
+    for flag in (
+        click.option("--annotations", type=_PATH, help="The corpus's annotations, with --split."),
+        click.option("--dataset", metavar="NAME[:option=value,...]", help="Corpus of the split."),
+        click.option("--split", help="Only the items of this split of the annotations."),
+        click.option(
+            "--items",
+            "patterns",
+            multiple=True,
+            metavar="PATTERN",
+            help="Only these ids, those like P01_*, or @FILE with one id per line; repeatable.",
+        ),
+    ):
+        command = flag(command)
+    return command
+
+
+@click.command()
+@_OUT
+@_STORE
+@click.option("--streams", metavar="NAME,...", help="Only these streams. [default: all]")
+@_item_flags
+@_AS_JSON
+@click.pass_context
+def subset(ctx: click.Context, /, out: Path, path: Path, *, streams: str | None, as_json: bool, **flags: Any) -> None:
+    """Copy some items or streams of STORE into OUT, a new store; rows keep their digests.
+
+    \b
+    vidloc store subset small.zarr feats.zarr --items "P01_*" --streams slowfast_r50,vggish
+    vidloc store subset val.h5 feats.zarr --split val --dataset epic --annotations epic-annotations/
+    vidloc store subset mine.zarr feats.zarr --items @ids.txt
+
+    The suffix of OUT names its backend. The same command goes on after a stop. Exit code 3: items of the split are
+    not in STORE (they are listed).
+    """
+    chosen = _chosen(path, flags)
+    names = None if streams is None else _names(streams)
+    with progress_bar("subset") as progress:
+        items = None if chosen is None else set(chosen.items)
+        report = rewriting.subset(out, path, streams=names, items=items, progress=progress)
+    _print(out, report, as_json=as_json, missing=() if chosen is None else chosen.missing)
+    ctx.exit(EXIT_FAILURES if chosen is not None and chosen.missing else 0)
+
+
+@click.command()
+@_OUT
+@_STORE
+@click.option("--streams", metavar="NAME,...", help="Without these streams.")
+@click.option(
+    "--items",
+    "patterns",
+    multiple=True,
+    metavar="PATTERN",
+    help="Without these ids, those like P01_*, or those in @FILE; repeatable. With --streams: only in these streams.",
+)
+@_AS_JSON
+def drop(out: Path, path: Path, *, streams: str | None, patterns: tuple[str, ...], as_json: bool) -> None:
+    """Copy STORE without some streams or items into OUT, a new store.
+
+    \b
+    vidloc store drop public.zarr feats.zarr --items P08_09
+    vidloc store drop public.zarr feats.zarr --streams fasterrcnn
+
+    Rows are never deleted in place, so that a content id goes on naming what was published under it.
+    """
+    chosen = _chosen(path, {"patterns": patterns})
+    names = [] if streams is None else _names(streams)
+    with progress_bar("drop") as progress:
+        items = None if chosen is None else set(chosen.items)
+        report = rewriting.without(out, path, streams=names, items=items, progress=progress)
+    _print(out, report, as_json=as_json)
+
+
+@click.command()
+@_OUT
+@_STORE
+@_AS_JSON
+def compact(out: Path, path: Path, *, as_json: bool) -> None:
+    """Copy the live rows of STORE into OUT, a new store: without those of items that were extracted again since.
+
+    \b
+    vidloc store compact small.zarr feats.zarr
+
+    The content id stays.
+    """
+    with progress_bar("compact") as progress:
+        report = rewriting.compact(out, path, progress)
+    _print(out, report, as_json=as_json)
+    if not as_json:
+        won = report.source_bytes - report.disk_bytes
+        click.echo(f"{size_text(abs(won))} {'less' if won >= 0 else 'more'} on disk than {path}.")
+
+
+@click.command()
+@_OUT
+@_STORE
+@click.option(
+    "--dtype",
+    "dtypes",
+    multiple=True,
+    metavar="[STREAM=]DTYPE",
+    help="Keep the features of this stream (or of all that have any) as float16 or float32; repeatable.",
+)
+@_AS_JSON
+def convert(out: Path, path: Path, *, dtypes: tuple[str, ...], as_json: bool) -> None:
+    """Copy STORE into OUT in another backend (.zarr, .h5) or with features of another dtype.
+
+    \b
+    vidloc store convert feats.h5 feats.zarr
+    vidloc store convert half.zarr feats.zarr --dtype float16
+    vidloc store convert mixed.zarr feats.zarr --dtype slowfast_r50=float16
+
+    Another backend changes no digest. Another dtype does: the stream then names by digest the one it was made of, and
+    a value that the dtype cannot hold is an error before anything is written. Format 1 stores are uncompressed, with
+    chunks of a size that the format sets, so neither can be chosen.
+    """
+    with progress_bar("convert") as progress:
+        report = rewriting.convert(out, path, _dtypes(dtypes), progress=progress)
+    _print(out, report, as_json=as_json)
+
+
+def _dtypes(texts: tuple[str, ...]) -> dict[str, str]:
+    everywhere = [text for text in texts if "=" not in text]
+    if len(everywhere) > 1:
+        raise OptionError(f"--dtype is given for all streams twice ({everywhere[0]!r} and {everywhere[1]!r}).")
+    named = parse_pairs([text for text in texts if "=" in text], flag="--dtype")
+    return named | ({"": everywhere[0]} if everywhere else {})
+
+
+def _names(text: str) -> list[str]:
+    names = [name.strip() for name in text.split(",")]
+    if not all(names):
+        raise OptionError(f"--streams takes NAME,NAME,..., got {text!r}.")
+    return names
+
+
+def _chosen(path: Path, flags: dict[str, Any]) -> ChosenItems | None:
+    dataset = flags.get("dataset")
+    choice = ItemChoice(
+        patterns=flags["patterns"],
+        dataset=open_dataset(dataset) if dataset else None,
+        annotations=flags.get("annotations"),
+        split=flags.get("split"),
+    )
+    return choose_items(path, choice)
+
+
+def _print(out: Path, report: rewriting.CopyReport, *, as_json: bool, missing: tuple[str, ...] = ()) -> None:
+    if as_json:
+        echo_json({**asdict(report), "missing": missing})
+        return
+    for note in report.notes:
+        click.echo(f"Note: {note}", err=True)
+    _say_missing(missing)
+    click.echo(
+        f"{out}: {report.num_items} items, {size_text(report.disk_bytes)}; {report.num_copied} of "
+        f"{report.num_entries} entries copied. Content id {report.digest}"
+    )
+
+
+def _say_missing(missing: tuple[str, ...]) -> None:
+    if missing:
+        more = ", ..." if len(missing) > _MOST_NAMED else ""
+        click.echo(f"Not in the store: {len(missing)} items of the split: {', '.join(missing[:_MOST_NAMED])}{more}")
+
+
+MAKING = (subset, drop, compact, convert)
