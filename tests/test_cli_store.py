@@ -158,6 +158,48 @@ def test_compact_and_convert_say_what_they_did(tmp_path):
     assert (report["source_digest"] == digest, report["digest"] == digest) == (True, False)
 
 
+def test_diff_exits_with_3_where_rows_differ(tmp_path):
+    first = make(tmp_path / "a.zarr")
+    same = run("diff", first, make(tmp_path / "same.h5"))
+    assert (same.exit_code, same.stdout.splitlines()[0]) == (0, "clip: 2 items are the same")
+    other = run("diff", first, make(tmp_path / "b.h5", "xb"))
+    assert other.exit_code == 3
+    assert other.stdout.splitlines()[:3] == [
+        "clip: 1 items are the same, 1 only in A, 1 only in B",
+        "  only in A: a",
+        "  only in B: x",
+    ]
+    assert json.loads(run("diff", first, tmp_path / "b.h5", "--json").stdout)["streams"]["clip"]["num_same"] == 1
+
+
+def test_card_is_written_once(tmp_path):
+    path = make(tmp_path / "s.zarr")
+    printed = run("card", path).stdout
+    assert printed.startswith("# s.zarr\n\nFeatures of 2 items in 1 streams")
+    assert run("card", path, "--out", tmp_path / "README.md").exit_code == 0
+    assert (tmp_path / "README.md").read_text(encoding="utf-8") == printed
+    again = run("card", path, "--out", tmp_path / "README.md")
+    assert again.exit_code == 1
+    assert "File exists" in again.stderr
+
+
+def test_export_lists_items_without_rows_and_exits_with_3(tmp_path):
+    path = make(tmp_path / "s.zarr")
+    assert run("export", tmp_path / "one", path, "--stream", "clip", "--format", "npz").exit_code == 0
+    assert np.load(tmp_path / "one" / "a.npz")["features"].shape == (4, 16)
+    with append_to_store(path) as writer:
+        writer.mark("clip", "c", "absent", "no video track")
+        writer.commit("c")
+    assert run("export", tmp_path / "absent", path, "--stream", "clip", "--format", "npy").exit_code == 0
+    with append_to_store(path) as writer:
+        writer.mark("clip", "d", "failed", "no frames")
+        writer.commit("d")
+    result = run("export", tmp_path / "two", path, "--stream", "clip", "--format", "npy")
+    assert result.exit_code == 3
+    assert "No rows: c: absent: no video track\nNo rows: d: failed: no frames\n" in result.stdout
+    assert "2 items, 8 rows of clip as npy" in result.stdout
+
+
 def test_unlock_asks_first(tmp_path):
     path = make(tmp_path / "s.zarr")
     writer = append_to_store(path)

@@ -48,6 +48,7 @@ _EXTRA_OF_PACKAGE = {
     **dict.fromkeys(("dask", "distributed"), "dask"),
     "cv2": "flow",
     "faiss": "search",
+    "pyarrow": "parquet",
 }
 
 

@@ -16,6 +16,9 @@ from vidloc.commands.progress import progress_bar, size_text
 from vidloc.commands.store_making import MAKING
 from vidloc.stores import operations
 from vidloc.stores.base import FeatureStore, ItemEntry, open_store
+from vidloc.stores.card import card_of
+from vidloc.stores.comparing import StoreDiff
+from vidloc.stores.comparing import diff as compare_stores
 from vidloc.stores.facts import StoreFacts, StreamFacts, facts_of
 from vidloc.stores.merging import merge as merge_stores
 from vidloc.stores.preview import FieldPreview, ItemPreview, head_of
@@ -23,6 +26,7 @@ from vidloc.stores.statistics import Moments, StoreStatistics, StreamStatistics,
 from vidloc.stores.tables import STATUSES
 
 _PATH = click.Path(path_type=Path)
+_MOST_NAMED = 10
 _AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 
 
@@ -180,6 +184,52 @@ def stats(path: Path, *, streams: tuple[str, ...], as_json: bool) -> None:
 
 
 @store.command()
+@click.argument("first", metavar="A", type=_PATH)
+@click.argument("second", metavar="B", type=_PATH)
+@_AS_JSON
+@click.pass_context
+def diff(ctx: click.Context, first: Path, second: Path, *, as_json: bool) -> None:
+    """Compare two stores by the digests of their rows: what is the same, what differs, what only one of them has.
+
+    \b
+    vidloc store diff ours.zarr theirs.h5
+
+    Backends, library versions and facts of items make no difference. Exit codes: 0 the same rows of the same origins,
+    3 they differ, 1 a store cannot be opened.
+    """
+    found = compare_stores(first, second)
+    if as_json:
+        echo_json(found.as_json())
+    else:
+        for line in _diff_lines(found):
+            click.echo(line)
+        same = f"The same rows. Content id {found.digests[0]}"
+        click.echo(same if found.is_same else f"Content ids {found.digests[0]} and {found.digests[1]}.")
+    ctx.exit(0 if found.is_same else EXIT_FAILURES)
+
+
+@store.command()
+@click.argument("path", metavar="STORE", type=_PATH)
+@click.option("--out", type=_PATH, help="File to write, such as README.md; it must not exist. [default: print it]")
+def card(path: Path, *, out: Path | None) -> None:
+    """Write a README for the people a store is given to: what, whose weights and licence, how to cite and to load it.
+
+    \b
+    vidloc store card feats.zarr --out README.md
+    """
+    text = card_of(path)
+    if out is None:
+        click.echo(text, nl=False)
+        return
+    try:
+        with out.open("x", encoding="utf-8") as file:
+            file.write(text)
+    except OSError as error:
+        raise click.FileError(str(out), hint=error.strerror) from error
+    click.echo(f"Wrote {out}.")
+
+
+@store.command()
 @click.argument("out", type=_PATH)
 @click.argument("parts", metavar="PART...", nargs=-1, required=True, type=_PATH)
 @_AS_JSON
@@ -247,6 +297,19 @@ def _listing(
         found = {name: table[item] for name, table in tables.items() if item in table}
         if found and (status is None or any(entry.status == status for entry in found.values())):
             yield item, found
+
+
+def _diff_lines(found: StoreDiff) -> Iterator[str]:
+    for name, stream in found.streams.items():
+        lists = (("differ", stream.differing), ("only in A", stream.only_first), ("only in B", stream.only_second))
+        counts = [f"{len(items):,} {what}" for what, items in lists if items]
+        yield f"{name}: {', '.join([f'{stream.num_same:,} items are the same', *counts])}"
+        for line in stream.origin:
+            yield f"  origin: {line}"
+        for what, items in lists:
+            more = ", ..." if len(items) > _MOST_NAMED else ""
+            if items:
+                yield f"  {what}: {', '.join(items[:_MOST_NAMED])}{more}"
 
 
 def _head_lines(found: ItemPreview) -> Iterator[str]:

@@ -16,6 +16,8 @@ from vidloc.errors import OptionError
 from vidloc.pipelines.extraction.items import open_dataset
 from vidloc.pipelines.item_choice import ChosenItems, ItemChoice, choose_items
 from vidloc.stores import rewriting
+from vidloc.stores.export import FORMATS, Format
+from vidloc.stores.export import export as export_stream
 
 _PATH = click.Path(path_type=Path)
 _AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
@@ -148,6 +150,49 @@ def convert(out: Path, path: Path, *, dtypes: tuple[str, ...], as_json: bool) ->
     _print(out, report, as_json=as_json)
 
 
+@click.command()
+@_OUT
+@_STORE
+@click.option("--stream", required=True, help="Stream to export.")
+@click.option("--format", "kind", type=click.Choice(FORMATS), required=True, help="Format of the files.")
+@_item_flags
+@_AS_JSON
+@click.pass_context
+def export(
+    ctx: click.Context, /, out: Path, path: Path, *, stream: str, kind: Format, as_json: bool, **flags: Any
+) -> None:
+    """Write a stream's rows as files of other programs into OUT, a new folder: one per item, times beside the rows.
+
+    \b
+    vidloc store export npys/ feats.zarr --stream slowfast_r50 --format npy
+    vidloc store export shards/ feats.zarr --stream slowfast_r50 --format webdataset --items "P01_*"
+
+    \b
+    npy          FIELD/NAME.npy, and spans/NAME.npy with each row's start and end in seconds
+    npz, h5      NAME.npz, NAME.h5: the same arrays in one file
+    parquet      NAME.parquet: a line per row (needs pyarrow: vidloc[parquet])
+    webdataset   shard-NNNNNN.tar of about 1 GB: NAME.FIELD.npy, NAME.spans.npy, NAME.json
+
+    NAME is the item id with everything but letters, digits, _, - and dots escaped; index.csv says which file holds
+    which item and is written last. stream.json keeps where the rows come from. Exit code 3: items of the split are
+    not in STORE, or failed when they were extracted (both are listed).
+    """
+    chosen = _chosen(path, flags)
+    with progress_bar("export") as progress:
+        items = None if chosen is None else set(chosen.items)
+        report = export_stream(out, path, stream, kind, items=items, progress=progress)
+    missing = () if chosen is None else chosen.missing
+    if as_json:
+        echo_json({**asdict(report), "missing": missing})
+    else:
+        _say_missing(missing)
+        for item, reason in report.without_rows.items():
+            click.echo(f"No rows: {item}: {reason}")
+        click.echo(f"{out}: {report.num_items} items, {report.num_rows:,} rows of {stream} as {kind}.")
+    failed = any(not reason.startswith("absent") for reason in report.without_rows.values())
+    ctx.exit(EXIT_FAILURES if missing or failed else 0)
+
+
 def _dtypes(texts: tuple[str, ...]) -> dict[str, str]:
     everywhere = [text for text in texts if "=" not in text]
     if len(everywhere) > 1:
@@ -193,4 +238,4 @@ def _say_missing(missing: tuple[str, ...]) -> None:
         click.echo(f"Not in the store: {len(missing)} items of the split: {', '.join(missing[:_MOST_NAMED])}{more}")
 
 
-MAKING = (subset, drop, compact, convert)
+MAKING = (subset, drop, compact, convert, export)

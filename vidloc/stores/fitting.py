@@ -74,6 +74,19 @@ def check_same_origin(stored: StreamSpec, offered: StreamSpec, *, store: Path) -
         )
 
 
+def origin_differences(first: StreamSpec, second: StreamSpec) -> list[str]:
+    """In what two streams' origins differ, one text per member; empty where rows of both could be one stream's."""
+    ours, theirs = first.origin(), second.origin()
+    return [_difference(name, ours[name], theirs[name]) for name in ours if ours[name] != theirs[name]]
+
+
+def _difference(name: str, ours: Any, theirs: Any) -> str:
+    if isinstance(ours, dict) and isinstance(theirs, dict):
+        keys = sorted(key for key in ours.keys() | theirs.keys() if ours.get(key) != theirs.get(key))
+        return ", ".join(f"{name}.{key} {ours.get(key)!r} and {theirs.get(key)!r}" for key in keys)
+    return f"{name} {ours!r} and {theirs!r}"
+
+
 def _cast(array: NDArray[Any], field: FieldSpec, where: str) -> NDArray[Any]:
     array = np.asarray(array)
     if array.shape[1:] != field.entry_shape:

@@ -11,13 +11,13 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from vidloc.core.records import ItemInfo
 from vidloc.errors import ProvenanceError, StoreError
 from vidloc.stores.backends import store_exists
 from vidloc.stores.base import FeatureStore, FeatureWriter, ItemEntry, StreamSpec, append_to_store, open_store
 from vidloc.stores.copying import being_written, copy_entry
+from vidloc.stores.fitting import origin_differences
 from vidloc.stores.operations import Progress
 from vidloc.stores.tables import STATUSES
 
@@ -138,22 +138,14 @@ def _better(key: tuple[str, str], known: _Choice | None, found: _Choice) -> _Cho
 
 
 def _check_origin(known: StreamSpec, where: FeatureStore, found: StreamSpec, there: FeatureStore) -> None:
-    ours, theirs = known.origin(), found.origin()
-    if ours == theirs:
+    differing = origin_differences(known, found)
+    if not differing:
         return
-    differing = [_difference(name, ours[name], theirs[name]) for name in ours if ours[name] != theirs[name]]
     raise ProvenanceError(
         f"stream {known.name!r} of {where.path} and of {there.path} have different origins and cannot be merged: "
         f"{'; '.join(differing)}. Give one of them another stream name when it is extracted "
         f"(--encoder NAME={known.encoder})."
     )
-
-
-def _difference(name: str, ours: Any, theirs: Any) -> str:
-    if isinstance(ours, dict) and isinstance(theirs, dict):
-        keys = sorted(key for key in ours.keys() | theirs.keys() if ours.get(key) != theirs.get(key))
-        return ", ".join(f"{name}.{key} {ours.get(key)!r} and {theirs.get(key)!r}" for key in keys)
-    return f"{name} {ours!r} and {theirs!r}"
 
 
 def _joined(known: tuple[ItemInfo, FeatureStore], found: ItemInfo, store: FeatureStore) -> ItemInfo:
