@@ -200,6 +200,37 @@ def test_export_lists_items_without_rows_and_exits_with_3(tmp_path):
     assert "2 items, 8 rows of clip as npy" in result.stdout
 
 
+def test_derive_appends_streams_and_info_still_says_that_weights_are_random(tmp_path):
+    path = make(tmp_path / "s.zarr")
+    texts = ("slow=pool(clip,stride=1)", "both=concat(clip,slow)")
+    result = run("derive", path, *(f"--stream={text}" for text in texts))
+    assert result.exit_code == 0
+    assert "stream slow: 6 rows; items: 2 done. Content id " in result.stdout
+    shown = run("info", path).stdout
+    assert "by derived:concat, RANDOM WEIGHTS (random:7)" in shown
+    with append_to_store(path) as writer:
+        writer.mark("clip", "c", "failed", "no frames")
+        writer.commit("c")
+    result = run("derive", path, "--stream", "unit=normalise(clip)", "--out", tmp_path / "unit.h5")
+    assert result.exit_code == 3
+    assert "Not whole: c: stream 'clip': no frames\n" in result.stdout
+    assert json.loads(run("derive", path, "--stream", "n=normalise(clip)", "--json").stdout)[0]["num_rows"] == 8
+
+
+def test_pca_says_how_much_it_explains_and_where_components_are(tmp_path):
+    path = make(tmp_path / "s.zarr")
+    result = run("pca", path, "--stream", "clip", "--components", 2)
+    assert result.exit_code == 0
+    assert "2 components explain " in result.stdout
+    assert f"kept in {path}.clip_pca.safetensors\n" in result.stdout
+    fitted = ["--fitted", f"{path}.clip_pca.safetensors"]
+    assert run("pca", path, "--stream", "clip", "--name", "again", *fitted).exit_code == 0
+    with open_store(path) as store:
+        assert np.array_equal(store.read_field("again", "b"), store.read_field("clip_pca", "b"))
+    assert run("pca", path, "--stream", "clip").exit_code == 2
+    assert run("pca", path, "--stream", "clip", *fitted, "--items", "a").exit_code == 2
+
+
 def test_unlock_asks_first(tmp_path):
     path = make(tmp_path / "s.zarr")
     writer = append_to_store(path)

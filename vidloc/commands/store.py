@@ -43,6 +43,8 @@ def store() -> None:
     vidloc store merge all.zarr part1.zarr part2.zarr
     vidloc store subset small.zarr feats.zarr --items "P01_*" --streams slowfast_r50
     vidloc store convert feats.h5 feats.zarr
+    vidloc store derive feats.zarr --stream "slow=pool(slowfast_r50,stride=1)"
+    vidloc store card feats.zarr --out README.md
     """
 
 

@@ -11,11 +11,14 @@ import click
 
 from vidloc.cli import EXIT_FAILURES, echo_json
 from vidloc.commands.progress import progress_bar, size_text
-from vidloc.core.grammar import parse_pairs
+from vidloc.core.grammar import parse_derivation, parse_pairs
 from vidloc.errors import OptionError
 from vidloc.pipelines.extraction.items import open_dataset
 from vidloc.pipelines.item_choice import ChosenItems, ItemChoice, choose_items
 from vidloc.stores import rewriting
+from vidloc.stores.components import add_fitted, add_projected
+from vidloc.stores.deriving import DeriveReport
+from vidloc.stores.deriving import derive as derive_stream
 from vidloc.stores.export import FORMATS, Format
 from vidloc.stores.export import export as export_stream
 
@@ -23,6 +26,7 @@ _PATH = click.Path(path_type=Path)
 _AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 _OUT = click.argument("out", type=_PATH)
 _STORE = click.argument("path", metavar="STORE", type=_PATH)
+_INTO = click.option("--out", type=_PATH, help="Store to append to; made if absent. [default: STORE itself]")
 _MOST_NAMED = 5
 
 C = TypeVar("C", bound=Callable[..., Any])
@@ -193,6 +197,120 @@ def export(
     ctx.exit(EXIT_FAILURES if missing or failed else 0)
 
 
+@click.command()
+@_STORE
+@click.option(
+    "--stream",
+    "texts",
+    multiple=True,
+    required=True,
+    metavar="NEW=OPERATION(STREAM,...,option=value,...)",
+    help="Stream to make; repeatable, and a later one may use an earlier one (without --out).",
+)
+@_INTO
+@_AS_JSON
+@click.pass_context
+def derive(ctx: click.Context, /, path: Path, *, texts: tuple[str, ...], out: Path | None, as_json: bool) -> None:
+    """Make streams of the streams of STORE, and append them to it or to another store.
+
+    \b
+    vidloc store derive feats.zarr --stream "flat=mean(resnet50)"
+    vidloc store derive feats.zarr --stream "slow=pool(slowfast_r50,stride=1)"
+    vidloc store derive feats.zarr --stream "av=concat(slowfast_r50,vggish)"
+    vidloc store derive feats.zarr --stream "unit=normalise(slowfast_r50)" --out unit.zarr
+
+    \b
+    mean(S)                             maps, or the regions of a row, to one vector per row
+    pool(S,stride=SECONDS,window=...)   on the grid of centres at stride/2 + k*stride: mean of the rows whose centres
+                                        lie in the window (as long as the stride, unless given); else the nearest row
+    concat(A,B,...,within=SECONDS)      each row of A beside the row of B with the nearest centre; they belong together
+                                        if the centre of one lies in the window of the other, or within SECONDS
+    normalise(S,how=l2|standard)        vectors of length 1, or channels of mean 0 and deviation 1 over the stream
+
+    A derived stream has features alone. It names its parents by content id and weights; statuses carry over. Exit code
+    3: items failed, are partial, or lack a stream (they are listed).
+    """
+    reports = []
+    for derivation in [parse_derivation(text) for text in texts]:
+        with progress_bar(f"derive {derivation.stream}") as progress:
+            reports.append(derive_stream(path, derivation, out=out, progress=progress))
+    if as_json:
+        echo_json([asdict(report) for report in reports])
+    else:
+        for report in reports:
+            _print_derived(out or path, report)
+    ctx.exit(EXIT_FAILURES if any(map(_has_failures, reports)) else 0)
+
+
+@click.command()
+@_STORE
+@click.option("--stream", required=True, help="Stream of vectors, or of maps (each position is a vector).")
+@click.option("--components", "count", type=click.IntRange(min=1), help="How many to fit and keep.")
+@click.option("--name", help="Name of the new stream. [default: STREAM_pca]")
+@click.option("--whiten", is_flag=True, help="Divide each component by its standard deviation.")
+@click.option("--save", type=_PATH, help="File for the components. [default: beside the store, STORE.NAME.safetensors]")
+@click.option("--fitted", type=_PATH, help="Use the components of this file in place of fitting any.")
+@_INTO
+@_item_flags
+@_AS_JSON
+@click.pass_context
+def pca(ctx: click.Context, /, path: Path, *, stream: str, as_json: bool, out: Path | None, **flags: Any) -> None:
+    """Project a stream on its principal components: a stream of fewer channels.
+
+    \b
+    vidloc store pca feats.zarr --stream slowfast_r50 --components 256
+    vidloc store pca feats.zarr --stream slowfast_r50 --components 256 --split train \\
+        --dataset epic --annotations epic-annotations/ --save pca.safetensors
+    vidloc store pca test.zarr --stream slowfast_r50 --fitted pca.safetensors
+
+    --items and --split choose what is fitted to; all items are projected. Reads the rows in pieces (scikit-learn's
+    IncrementalPCA) and draws nothing at random. The stream keeps the sha256 of the components. Exit codes as for
+    'vidloc store derive'.
+    """
+    count, fitted, save = flags["count"], flags["fitted"], flags["save"]
+    if (count is None) == (fitted is None):
+        raise click.UsageError("give either --components, to fit some, or --fitted, to use some.")
+    name = flags["name"] or f"{stream}_pca"
+    common = {"whiten": flags["whiten"], "out": out}
+    chosen = _chosen(path, flags)
+    with progress_bar("pca") as progress:
+        if fitted is not None:
+            if chosen is not None or save is not None:
+                raise click.UsageError("--items, --split and --save belong to a fit; --fitted makes none.")
+            report = add_projected(path, stream, name, fitted, progress=progress, **common)
+        else:
+            items = None if chosen is None else chosen.items
+            target = save or Path(f"{out or path}.{name}.safetensors")
+            report = add_fitted(path, stream, name, count, save=target, items=items, progress=progress, **common)
+    missing = () if chosen is None else chosen.missing
+    if as_json:
+        echo_json({**report.as_json(), "missing": missing})
+    else:
+        _say_missing(missing)
+        ratios = report.components.explained_variance_ratio
+        click.echo(
+            f"{len(ratios)} components explain {100 * ratios.sum():.2f} % of the variance; kept in {report.file}"
+        )
+        _print_derived(out or path, report.derived)
+    ctx.exit(EXIT_FAILURES if missing or _has_failures(report.derived) else 0)
+
+
+def _print_derived(store: Path, report: DeriveReport) -> None:
+    for item, name in report.left_out.items():
+        click.echo(f"Left out: {item}: it was never tried in stream {name!r}")
+    for item, reason in report.reasons.items():
+        click.echo(f"Not whole: {item}: {reason}")
+    statuses = ", ".join(f"{count} {status}" for status, count in report.statuses.items() if count)
+    click.echo(
+        f"{store}: stream {report.stream}: {report.num_rows:,} rows; items: {statuses or 'none'}. "
+        f"Content id {report.digest}"
+    )
+
+
+def _has_failures(report: DeriveReport) -> bool:
+    return bool(report.reasons or report.left_out)
+
+
 def _dtypes(texts: tuple[str, ...]) -> dict[str, str]:
     everywhere = [text for text in texts if "=" not in text]
     if len(everywhere) > 1:
@@ -238,4 +356,4 @@ def _say_missing(missing: tuple[str, ...]) -> None:
         click.echo(f"Not in the store: {len(missing)} items of the split: {', '.join(missing[:_MOST_NAMED])}{more}")
 
 
-MAKING = (subset, drop, compact, convert, export)
+MAKING = (subset, drop, compact, convert, derive, pca, export)

@@ -1,4 +1,4 @@
-"""The small texts that commands take: encoders, parts, excerpts and `name=value` pairs."""
+"""The small texts that commands take: encoders, derived streams, parts, excerpts and `name=value` pairs."""
 
 from __future__ import annotations
 
@@ -26,6 +26,23 @@ class EncoderPlan:
 
     stream: str
     name: str
+    options: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Derivation:
+    """One `--stream NEW=OPERATION(STREAM,...,option=value,...)`.
+
+    Attributes:
+        stream: name of the stream to make.
+        operation: what it is made by.
+        parents: streams it is made of.
+        options: option values as typed.
+    """
+
+    stream: str
+    operation: str
+    parents: tuple[str, ...]
     options: dict[str, str] = field(default_factory=dict)
 
 
@@ -122,3 +139,21 @@ def parse_pairs(texts: Sequence[str], *, flag: str) -> dict[str, str]:
             raise OptionError(f"{flag} gives {name!r} twice ({pairs[name]!r} and {value!r}).")
         pairs[name] = value
     return pairs
+
+
+def parse_derivation(text: str) -> Derivation:
+    """Read `NEW=OPERATION(STREAM,...,option=value,...)`; streams come before options, a value holds no comma.
+
+    Raises:
+        OptionError: it is not of that form, or gives an option twice.
+    """
+    match = re.fullmatch(rf"({_STREAM_NAME})=([a-z0-9_]+)\((.*)\)", text)
+    words = [word.strip() for word in match[3].split(",")] if match else []
+    parents = [word for word in words if "=" not in word]
+    options = parse_pairs(words[len(parents) :], flag=f"stream {text!r}") if parents else {}
+    if match is None or not all(re.fullmatch(_STREAM_NAME, parent) for parent in parents) or not parents:
+        raise OptionError(
+            f"stream {text!r} is not NEW=OPERATION(STREAM,...,option=value,...), such as "
+            "slow=pool(slowfast_r50,stride=1)."
+        )
+    return Derivation(match[1], match[2], tuple(parents), options)
