@@ -20,7 +20,8 @@ MAPS = CLIP.model_copy(update={"name": "maps", "fields": {"features": FieldSpec(
 
 
 @pytest.fixture
-def filled(store_path):
+def filled(tmp_path):
+    store_path = tmp_path / "feats.zarr"
     rng = np.random.default_rng(0)
     mix = rng.standard_normal((6, 6)) * [9, 4, 2, 1, 0.1, 0.1]
     with create_store(store_path) as writer:
