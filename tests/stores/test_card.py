@@ -55,3 +55,14 @@ def test_its_examples_run_and_agree(filled, monkeypatch, capsys):
     printed = capsys.readouterr().out
     assert printed.startswith("(5, 6) [[")
     assert printed.endswith("]]\n(5, 6)\n")
+
+
+def test_a_few_seconds_are_not_told_in_hours(store_path):
+    with create_store(store_path) as writer:
+        writer.add_stream(CLIP)
+        writer.set_info(ItemInfo(item_id="a", duration_s=2.5))
+        writer.mark("clip", "a", "failed", "no frames")
+        writer.commit("a")
+    card = card_of(store_path)
+    assert "1 items, 2.5 s: `a`" in card
+    assert "## Loading" not in card  # there are no rows to show it on

@@ -16,6 +16,7 @@ from vidloc.stores.facts import StoreFacts, StreamFacts, facts_of
 from vidloc.stores.tables import STATUSES, WITH_ROWS, one_line
 
 _MOST_LISTED = 10
+_FEW_SECONDS = 360  # below, hours would have no digits left
 _MARKDOWN = re.compile(r"([\\`*_{}\[\]<>#|])")
 
 
@@ -77,7 +78,8 @@ def _hours(infos: list[ItemInfo]) -> str:
     if not known:
         return ", of durations not stated"
     rest = f" ({len(infos) - len(known):,} of durations not stated)" if len(known) < len(infos) else ""
-    return f", {sum(known) / 3600:.2f} hours{rest}"
+    total = sum(known)
+    return f", {f'{total / 3600:.2f} hours' if total >= _FEW_SECONDS else f'{total:.4g} s'}{rest}"
 
 
 def _origins(facts: StoreFacts) -> Iterator[str]:
