@@ -22,12 +22,13 @@ def matching(ids: Sequence[str], patterns: Sequence[str]) -> set[str]:
         # An exact id first: ids of files may hold brackets, which mean something in a pattern.
         matched = {pattern} if pattern in known else set(fnmatch.filter(known, pattern))
         if not matched:
-            raise UnknownNameError(f"no item matches {pattern!r}. {_some(pattern, ids)}")
+            raise UnknownNameError(f"no item matches {pattern!r}. {some_of(pattern, ids)}")
         kept |= matched
     return kept
 
 
-def _some(pattern: str, ids: Sequence[str]) -> str:
+def some_of(pattern: str, ids: Sequence[str]) -> str:
+    """A sentence about which items there are, led by the one closest to a pattern that matches none."""
     if len(ids) <= _MOST_LISTED:
         return did_you_mean(pattern, ids)
     return f"There are {len(ids)} items, such as {', '.join(sorted(ids)[:3])}."

@@ -23,6 +23,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from vidloc.core.grammar import EncoderPlan, Excerpt, parse_encoder, parse_excerpt
+from vidloc.core.patterns import some_of
 from vidloc.core.records import Status
 from vidloc.core.rows import Rows
 from vidloc.core.timeline import Span
@@ -33,7 +34,7 @@ from vidloc.pipelines.extraction.batching import Batcher
 from vidloc.pipelines.extraction.decoding import Arrived, TrackEnd, decode_items
 from vidloc.pipelines.extraction.devices import choose_devices
 from vidloc.pipelines.extraction.encoders import StreamEncoder, build_encoders
-from vidloc.pipelines.extraction.items import Items, some_of
+from vidloc.pipelines.extraction.items import Items
 from vidloc.pipelines.extraction.plan import work_of
 from vidloc.pipelines.extraction.report import reason_of
 from vidloc.pipelines.extraction.segment_views import SegmentClips, Views
