@@ -233,6 +233,77 @@ class TestArrays:
         assert "an array without content as data" in refused(b"]" + made + b"a.")
 
 
+class TestArraysOfObjects:
+    """Taken where the caller asks for them, as nested lists."""
+
+    @pytest.mark.parametrize("protocol", PROTOCOLS)
+    def test_they_become_lists_as_deep_as_their_dimensions(self, file, protocol):
+        ragged = np.empty(2, dtype=object)
+        ragged[:] = [np.arange(6, dtype=np.float32).reshape(3, 2), np.zeros((0, 2), np.float32)]
+        table = np.array([[1, "a"], [None, 2.5], [b"x", {"k": 1}]], dtype=object)
+        alone = np.array({"k": [1, 2]}, dtype=object)
+        content = pickle.dumps((ragged, table, np.asfortranarray(table), table[:0], alone), protocol)
+        first, second, third, empty, held = read_plain_pickle(file(content), object_arrays=True)
+        assert type(first) is list
+        for made, given in zip(first, ragged, strict=True):
+            assert np.array_equal(made, given)
+            assert (made.dtype, made.shape) == (given.dtype, given.shape)
+        assert second == third == table.tolist()
+        assert empty == []
+        assert held == {"k": [1, 2]}
+
+    def test_what_numpy_saves_is_read_behind_its_header(self, tmp_path):
+        array = np.empty(3, dtype=object)
+        array[:] = [np.full((k, 2), k, np.float32) for k in range(3)]
+        np.save(tmp_path / "data.npy", array, allow_pickle=True)
+        header = (tmp_path / "data.npy").read_bytes().index(b"\n") + 1
+        found = read_plain_pickle(tmp_path / "data.npy", offset=header, object_arrays=True)
+        assert [part.tolist() for part in found] == [part.tolist() for part in array]
+
+    def refused(self, file, content: bytes) -> str:
+        with pytest.raises(PickleError) as caught:
+            read_plain_pickle(file(content), object_arrays=True)
+        return str(caught.value)
+
+    def test_what_they_hold_is_as_plain_as_the_rest(self, file, tmp_path):
+        mark = tmp_path / "was_here"
+        array = np.array([Runs(os.system, f"touch {mark}"), 1], dtype=object)
+        assert f"{os.name}.system" in self.refused(file, pickle.dumps(array))
+        assert not mark.exists()
+        records = np.zeros(2, dtype=[("a", "O")])
+        assert "'V8'" in self.refused(file, pickle.dumps(records))
+
+    def test_a_scalar_or_a_buffer_of_objects_is_none(self, file):
+        dtype = b"cnumpy\ndtype\n(S'O8'\nI0\nI1\ntR(I3\nS'|'\nNNNI-1\nI-1\nI63\ntb"
+        for call in (
+            b"cnumpy.core.multiarray\nscalar\n(" + dtype + b"S'12345678'\ntR.",
+            b"cnumpy.core.numeric\n_frombuffer\n(S'12345678'\n" + dtype + b"(I1\ntS'C'\ntR.",
+        ):
+            assert "objects as the bytes of an array" in self.refused(file, call)
+
+    @pytest.mark.parametrize(
+        ("shape", "items", "reason"),
+        [
+            (b"I3\n", b"I1\nI2\n", "3 objects, of which there are 2"),
+            (b"I-1\n", b"", "shape"),
+            (b"I999999999\nI0\n", b"", "again and again"),
+            (b"I1\n" * 33, b"I1\n", "no tuple of whole numbers"),
+            (b"I1\n" * 30, (b"(" * 40 + b"l" * 40), "nested deeper"),
+        ],
+    )
+    def test_their_shapes_are_checked_before_memory_is_taken(self, file, shape, items, reason):
+        made = b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(I0\ntS'b'\ntR"
+        dtype = b"cnumpy\ndtype\n(S'O8'\nI0\nI1\ntR"
+        start = time.monotonic()
+        assert reason in self.refused(file, made + b"(I1\n(" + shape + b"t" + dtype + b"I00\n(" + items + b"ltb.")
+        assert time.monotonic() - start < 1
+
+    def test_one_that_holds_itself_is_refused(self, file):
+        array = np.empty(1, dtype=object)
+        array[0] = array
+        assert "an array without content as data" in self.refused(file, pickle.dumps(array))
+
+
 class TestBombs:
     """Small files that would make other readers take all memory, or all time there is."""
 

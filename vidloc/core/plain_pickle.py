@@ -7,6 +7,9 @@ lists, tuples, dicts, and NumPy arrays and scalars of numbers or text. Nothing i
 that the file holds: a dozen names (`numpy.ndarray`, `collections.OrderedDict`, ...) are understood by what they stand
 for, and every other one is refused.
 
+Arrays of objects are refused as well, unless the caller asks for them: then each becomes nested lists, as deep as the
+array has dimensions, of whatever plain data it held.
+
 What a file makes is bounded by its size: lengths are those of the bytes that are there, positions of a memo take no
 room, copies are counted, dict keys are flat, and containers neither hold themselves nor nest deeper than 64. They may
 be shared, though: a walk that visits a list as often as it is mentioned may take forever.
@@ -36,6 +39,7 @@ _MAX_INT_BITS = 64
 _MAX_DIMENSIONS = 32
 _COPIES = 4  # a byte of an array may be copied as text, as bytes and as numbers
 _PLAIN_DTYPE = re.compile(r"[<>=|]?(?:\?|b1|[iu][1248]|f[248]|c8|c16|[SU]\d{1,6})")
+_OBJECTS = ("O", "O8", "O4", "|O")
 _CONSTANTS: Mapping[str, Any] = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
 _EMPTY: Mapping[str, type[Any]] = {"EMPTY_LIST": list, "EMPTY_DICT": dict}
 _SHORT_TUPLES: Mapping[str, int] = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
@@ -68,7 +72,12 @@ _FORBIDDEN: Mapping[str, str] = {
 
 
 def read_plain_pickle(
-    path: Path, *, offset: int = 0, python2_text: Strings = "latin1", max_bytes: int = _MAX_BYTES
+    path: Path,
+    *,
+    offset: int = 0,
+    python2_text: Strings = "latin1",
+    max_bytes: int = _MAX_BYTES,
+    object_arrays: bool = False,
 ) -> Any:
     """The plain data of a pickle file of any protocol (0 to 5), made by Python 2 or 3.
 
@@ -76,6 +85,7 @@ def read_plain_pickle(
         offset: where the pickle begins, for formats that put a header before it.
         python2_text: what Python 2's `str` becomes: text (every byte one character), or bytes.
         max_bytes: size above which a file is not read.
+        object_arrays: take arrays of objects, as nested lists (one of no dimension as what it holds).
 
     Returns:
         What was pickled; an `OrderedDict` as a dict. Arrays are views of bytes that were read: not writable.
@@ -92,7 +102,7 @@ def read_plain_pickle(
         # Reads beyond its end are cut short without memory for them, unlike a file's.
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as source:
             source.seek(offset)
-            return _Machine(source, path, python2_text).run()
+            return _Machine(source, path, python2_text, object_arrays=object_arrays).run()
     except OSError as error:
         raise PickleError(f"{path} cannot be read: {error.strerror or error}") from error
 
@@ -120,10 +130,11 @@ _INSPECTED = (dict, list, tuple, _Meaning, _DType, _Unfilled)
 class _Machine:
     """The stack machine that pickles are written for, without any instruction that could run foreign code."""
 
-    def __init__(self, source: mmap.mmap, path: Path, python2_text: Strings) -> None:
+    def __init__(self, source: mmap.mmap, path: Path, python2_text: Strings, *, object_arrays: bool) -> None:
         self._source = source
         self._path = path
         self._python2_text = python2_text
+        self._object_arrays = object_arrays
         self._stack: list[Any] = []
         self._marks: list[int] = []
         self._memo: dict[int, Any] = {}
@@ -263,7 +274,7 @@ class _Machine:
             version, shape, dtype, fortran, data = state
             if version != 1:
                 raise ValueError("an array's state of another version")
-            array = self._array(data, dtype, shape, "F" if fortran else "C")
+            array = self._filled(data, dtype, shape, "F" if fortran else "C")
             self._memo.update(dict.fromkeys(target.places, array))
             self._stack.append(array)
         else:
@@ -316,6 +327,8 @@ class _Machine:
 
     def _make_dtype(self, text: Any, *_: Any) -> _DType:
         code = self._text(text)
+        if code in _OBJECTS and self._object_arrays:
+            return _DType(np.dtype("O"))
         if not _PLAIN_DTYPE.fullmatch(code):
             self._refuse(f"an array of type {code[:40]!r}, not of numbers or text")
         return _DType(np.dtype(code))
@@ -355,18 +368,32 @@ class _Machine:
     def _make_empty_bytes(self) -> bytes:
         return b""
 
+    def _filled(self, data: Any, dtype: Any, shape: Any, order: Any) -> Any:
+        if not (isinstance(dtype, _DType) and dtype.dtype.hasobject):
+            return self._array(data, dtype, shape, order)
+        # NumPy lists the elements row by row, whatever the order in memory.
+        if type(data) is not list:
+            self._refuse(f"an array of objects whose content is {_kind(data)}")
+        sizes = _checked_shape(shape)
+        if math.prod(sizes) != len(data):
+            raise ValueError(f"an array of {math.prod(sizes):,} objects, of which there are {len(data):,}")
+        # Lists of a shape such as (1000000, 0) would come from no byte of the file.
+        self._copied(sum(math.prod(sizes[:depth]) for depth in range(1, len(sizes) + 1)))
+        return _nested(data, sizes)
+
     def _array(self, data: Any, dtype: Any, shape: Any, order: Any) -> NDArray[Any]:
         if not isinstance(dtype, _DType):
             self._refuse(f"an array whose type is {_kind(dtype)}")
+        if dtype.dtype.hasobject:
+            self._refuse("objects as the bytes of an array")
         if isinstance(data, str):  # Python 2's, read as text
             self._copied(len(data))
             data = data.encode("latin-1")
         if not isinstance(data, bytes | bytearray):
             self._refuse(f"an array whose content is {_kind(data)}")
-        if not (type(shape) is tuple and len(shape) <= _MAX_DIMENSIONS and all(type(n) is int for n in shape)):
-            raise ValueError("an array whose shape is no tuple of whole numbers")
-        if order not in ("C", "F") or min(shape, default=0) < 0:
-            raise ValueError(f"an array of shape {shape} in order {order[:8]!r}")
+        _checked_shape(shape)
+        if order not in ("C", "F"):
+            raise ValueError(f"an array in order {order[:8]!r}")
         wanted = math.prod(shape) * dtype.dtype.itemsize
         if wanted != len(data):
             raise ValueError(f"an array of {wanted:,} bytes, of which there are {len(data):,}")
@@ -437,6 +464,23 @@ class _Machine:
         "bytes of latin-1 text": _make_bytes,
         "empty bytes": _make_empty_bytes,
     }
+
+
+def _checked_shape(shape: Any) -> tuple[int, ...]:
+    if not (type(shape) is tuple and len(shape) <= _MAX_DIMENSIONS and all(type(n) is int for n in shape)):
+        raise ValueError("an array whose shape is no tuple of whole numbers")
+    if min(shape, default=0) < 0:
+        raise ValueError(f"an array of shape {shape}")
+    return shape
+
+
+def _nested(items: list[Any], shape: Sequence[int]) -> Any:
+    if not shape:
+        return items[0]
+    part = math.prod(shape[1:])
+    if len(shape) == 1:
+        return list(items)
+    return [_nested(items[k * part : (k + 1) * part], shape[1:]) for k in range(shape[0])]
 
 
 def _line(source: mmap.mmap) -> bytes:
