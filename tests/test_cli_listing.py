@@ -21,7 +21,7 @@ def listed(*arguments: str) -> str:
     return result.stdout
 
 
-@pytest.mark.parametrize("group", ["encoders", "heads", "datasets"])
+@pytest.mark.parametrize("group", ["encoders", "heads", "datasets", "imports"])
 def test_every_registered_name_is_listed_with_its_summary(group):
     lines = listed(group).splitlines()
     known = entries(group)
@@ -30,7 +30,7 @@ def test_every_registered_name_is_listed_with_its_summary(group):
     assert {entry["name"] for entry in json.loads(listed(group, "--json"))} == set(known)
 
 
-@pytest.mark.parametrize("group", ["encoders", "heads", "datasets"])
+@pytest.mark.parametrize("group", ["encoders", "heads", "datasets", "imports"])
 def test_every_option_of_everything_is_shown_with_help(group):
     for name in entries(group):
         shown = {option["name"]: option for option in json.loads(listed(group, name, "--json"))["options"]}
@@ -66,4 +66,4 @@ def test_an_unknown_name_gets_the_nearest_one():
 def test_an_unknown_group_is_wrong_usage():
     result = CliRunner().invoke(vidloc, ["list", "models"])
     assert result.exit_code == 2
-    assert "'models' is not one of 'heads', 'encoders', 'datasets'" in result.stderr
+    assert "'models' is not one of 'heads', 'encoders', 'datasets', 'imports'" in result.stderr

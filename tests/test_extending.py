@@ -31,7 +31,7 @@ COMMANDS = re.findall(r"^\$ vidloc (.+)$", PAGE, flags=re.MULTILINE)
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """The page's files, and a list of one green video."""
+    """The page's files, a list of one green video, and a folder of features."""
     folder = tmp_path_factory.mktemp("extending")
     for name, text in FILES.items():
         (folder / name).write_text(text, encoding="utf-8")
@@ -43,6 +43,8 @@ def folder(tmp_path_factory):
             shade = np.full((64, 64, 3), (40, 200, 40), np.uint8)
             file.mux(track.encode(av.VideoFrame.from_ndarray(shade, format="rgb24")))
         file.mux(track.encode())
+    (folder / "features").mkdir()
+    np.save(folder / "features" / "green.npy", np.ones((4, 8), np.float32))
     (folder / "list.csv").write_text("path\ngreen.mp4\n", encoding="utf-8")
     return folder
 
@@ -56,8 +58,8 @@ def run(*args, code=0):
 
 
 def test_the_page_has_what_is_tested():
-    assert sorted(FILES) == ["make_model.py", "mean_colour.py", "peak_head.py", "test_contract.py"]
-    assert len(COMMANDS) == 10
+    assert sorted(FILES) == ["halved.py", "make_model.py", "mean_colour.py", "peak_head.py", "test_contract.py"]
+    assert len(COMMANDS) == 12
 
 
 def test_every_command_of_the_page_runs(folder, monkeypatch):

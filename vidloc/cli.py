@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import keyword
 import sys
 import types
 import typing
@@ -24,9 +25,11 @@ from vidloc.errors import OptionError, VidlocError, did_you_mean
 
 EXIT_ERROR, EXIT_USAGE, EXIT_FAILURES = 1, 2, 3
 
-# name -> (module, one line of help). The command object in the module has the name of the command, `-` as `_`.
+# name -> (module, one line of help). The command object in the module has the name of the command, `-` as `_`; words of
+# Python, such as import, end in `_`.
 _COMMANDS: dict[str, tuple[str, str]] = {
     "extract": ("extract", "Run encoders over videos, into a feature store."),
+    "import": ("importing", "Read features of other files into a feature store."),
     "train-head": ("train", "Train a head on the rows of one or more stores."),
     "predict": ("train", "Write a run's predictions for a split or a store."),
     "evaluate": ("train", "Score a run or a predictions.jsonl with the official metrics."),
@@ -34,7 +37,7 @@ _COMMANDS: dict[str, tuple[str, str]] = {
     "store": ("store", "Look at, verify, merge and mend feature stores."),
     "index": ("search", "Build and inspect FAISS indexes over a stream."),
     "search": ("search", "Search a store by clip, row or text."),
-    "list": ("listing", "List encoders, heads, datasets and recipes, or describe one."),
+    "list": ("listing", "List encoders, heads, datasets, imports and recipes, or describe one."),
     "weights": ("weights", "Fetch, check and convert checkpoints, and say where they are kept."),
     "check": ("check", "Run the shipped contract checks on a store, encoder or head."),
     "demo": ("demo", "Make a small labelled set of videos and run the whole way on it."),
@@ -49,6 +52,7 @@ _EXTRA_OF_PACKAGE = {
     "cv2": "flow",
     "faiss": "search",
     "pyarrow": "parquet",
+    "lmdb": "lmdb",
 }
 
 
@@ -67,7 +71,8 @@ class LazyGroup(click.Group):
             module = importlib.import_module(f"vidloc.commands.{_COMMANDS[cmd_name][0]}")
         except ModuleNotFoundError as error:
             raise _missing_package(cmd_name, error) from error
-        command: click.Command = getattr(module, cmd_name.replace("-", "_"))
+        attribute = f"{cmd_name}_" if keyword.iskeyword(cmd_name) else cmd_name.replace("-", "_")
+        command: click.Command = getattr(module, attribute)
         return command
 
     def resolve_command(

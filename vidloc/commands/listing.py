@@ -1,4 +1,4 @@
-"""`vidloc list`: what encoders, heads, datasets and recipes there are, and all about one of them."""
+"""`vidloc list`: what encoders, heads, datasets, imports and recipes there are, and all about one of them."""
 
 from __future__ import annotations
 
@@ -15,18 +15,21 @@ from vidloc.pipelines.extraction.recipes import RECIPES, Recipe, find_recipe
 _RECIPES: Literal["recipes"] = "recipes"
 
 
-@click.command("list", short_help="List encoders, heads, datasets and recipes, or describe one.")
-@click.argument("group", type=click.Choice((*get_args(Group), _RECIPES)), metavar="encoders|heads|datasets|recipes")
+@click.command("list", short_help="List encoders, heads, datasets, imports and recipes, or describe one.")
+@click.argument(
+    "group", type=click.Choice((*get_args(Group), _RECIPES)), metavar="encoders|heads|datasets|imports|recipes"
+)
 @click.argument("name", required=False)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def show(group: Group | Literal["recipes"], name: str | None, *, as_json: bool) -> None:
-    """List encoders, heads, datasets or recipes; with a NAME, or the path of a Python file, show all about it.
+    """List encoders, heads, datasets, imports or recipes; with a NAME, or the path of a Python file, show all about it.
 
     \b
     vidloc list encoders
     vidloc list encoders vggish
     vidloc list heads ./my_head.py
     vidloc list recipes thumos14
+    vidloc list imports npy
     """
     if group == _RECIPES:
         _show_recipes(name, as_json=as_json)

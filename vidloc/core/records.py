@@ -54,6 +54,7 @@ class ItemInfo(Record):
         sample_rate_hz: native rate of the sound track.
         source_name, source_bytes, source_sha256: file name, size, and sha256 of its first and last MiB; of a folder of
             pictures, what `vidloc.extract.facts.SourceMark` says.
+        imported: of streams that were imported, sha256 by name of the files that the rows were read from.
     """
 
     item_id: str = Field(min_length=1, max_length=1024)
@@ -70,6 +71,7 @@ class ItemInfo(Record):
     source_name: str | None = None
     source_bytes: int | None = Field(None, ge=0)
     source_sha256: str | None = None
+    imported: Mapping[str, Mapping[str, str]] | None = None
 
 
 class Segment(Record):

@@ -1,10 +1,10 @@
-"""From a name or a path to a head, encoder or dataset, without importing the others.
+"""From a name or a path to a head, encoder, dataset or import layout, without importing the others.
 
-A file of the package that assigns `HEAD`, `ENCODER` or `DATASET` at top level is one; its name is the file's name, or
-each of the names in a literal `NAMES = (...)` where one file holds a family. Both are read with `ast`, so that listing
-imports nothing. A name that ends with a colon takes what follows it: `hf:` stands for every `hf:FOLDER`. Third-party
-packages declare an entry point in the group `vidloc.heads`, `vidloc.encoders` or `vidloc.datasets`. A path to a Python
-file works wherever a name does.
+A file of the package that assigns `HEAD`, `ENCODER`, `DATASET` or `LAYOUT` at top level is one; its name is the file's
+name, or each of the names in a literal `NAMES = (...)` where one file holds a family. Both are read with `ast`, so that
+listing imports nothing. A name that ends with a colon takes what follows it: `hf:` stands for every `hf:FOLDER`.
+Third-party packages declare an entry point in the group `vidloc.heads`, `vidloc.encoders`, `vidloc.datasets` or
+`vidloc.imports`. A path to a Python file works wherever a name does.
 """
 
 from __future__ import annotations
@@ -23,11 +23,12 @@ from typing import Any, Literal
 
 from vidloc.errors import UnknownNameError, VidlocError, did_you_mean
 
-Group = Literal["heads", "encoders", "datasets"]
+Group = Literal["heads", "encoders", "datasets", "imports"]
 _FOLDERS: dict[Group, tuple[str, str]] = {
     "heads": ("heads", "HEAD"),
     "encoders": ("extract", "ENCODER"),
     "datasets": ("datasets", "DATASET"),
+    "imports": ("stores/imports", "LAYOUT"),
 }
 
 
@@ -87,7 +88,7 @@ def load(group: Group, name: str) -> Loaded:
 
     Raises:
         UnknownNameError: no such name, or no such file.
-        VidlocError: the file does not assign HEAD (ENCODER, DATASET), or fails to import.
+        VidlocError: the file does not assign HEAD (ENCODER, DATASET, LAYOUT), or fails to import.
     """
     attribute = _FOLDERS[group][1]
     if name.endswith(".py"):
@@ -118,7 +119,7 @@ def _own_files(group: Group) -> Iterator[Entry]:
             continue
         names = ast.literal_eval(assigned["NAMES"]) if "NAMES" in assigned else (path.stem,)
         summary = (ast.get_docstring(tree) or "").split("\n", 1)[0]
-        module = f"vidloc.{folder}.{path.stem}"
+        module = f"vidloc.{folder.replace('/', '.')}.{path.stem}"
         yield from (Entry(name, module, summary, module=module) for name in names)
 
 

@@ -1,4 +1,4 @@
-"""What there is to choose from: every encoder, head and dataset, and all that is known of one of them.
+"""What there is to choose from: every encoder, head, dataset and import layout, and all that is known of one of them.
 
 Listing imports nothing of what is listed; describing imports that one alone. Options are read from the pydantic model
 that also validates them, so what is shown here is what is accepted.
@@ -36,7 +36,7 @@ class OptionLine:
 
 @dataclass(frozen=True)
 class Description:
-    """All that is known of one encoder, head or dataset.
+    """All that is known of one encoder, head, dataset or import layout.
 
     Attributes:
         origin: module, package or file that provides it.

@@ -151,13 +151,15 @@ def _check_origin(known: StreamSpec, where: FeatureStore, found: StreamSpec, the
 def _joined(known: tuple[ItemInfo, FeatureStore], found: ItemInfo, store: FeatureStore) -> ItemInfo:
     """Facts of an item as two stores know them: what one leaves open, the other fills in."""
     ours, theirs = (info.model_dump(exclude_none=True) for info in (known[0], found))
+    # By stream: parts that imported different streams of one item know of different files.
+    files = {**ours.pop("imported", {}), **theirs.pop("imported", {})}
     for name in ours.keys() & theirs.keys():
         if ours[name] != theirs[name]:
             raise StoreError(
                 f"item {found.item_id!r} has {name} {ours[name]!r} in {known[1].path} and {theirs[name]!r} in "
                 f"{store.path}: they were made from different files. Leave one of the two parts out."
             )
-    return ItemInfo(**{**ours, **theirs})
+    return ItemInfo(**{**ours, **theirs, "imported": files or None})
 
 
 def _distinct(parts: Sequence[Path]) -> list[Path]:
