@@ -59,7 +59,7 @@ def import_() -> None:
     """Read features that others made, from their files into a feature store.
 
     \b
-    vidloc import npy i3d_thumos/ --store feats.zarr --fps 30 --window 16 --stride 4 \\
+    vidloc import npy i3d_thumos/ --store feats.zarr --fps 30 --window 16f --stride 4f \\
         --stream i3d_rgb:channels=0:1024 --stream i3d_flow:channels=1024:2048
     vidloc import npy vggish/ --store feats.zarr --stream vggish:kind=audio --window 0.96s --stride 0.96s
     vidloc import npy --help       all flags of a layout, its sample and its time rule

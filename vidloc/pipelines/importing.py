@@ -2,7 +2,7 @@
 
     from vidloc.pipelines.importing import ImportRequest, import_features, parse_stream
     request = ImportRequest("npy", Path("i3d/"), (parse_stream("i3d_rgb:channels=0:1024"),),
-                            options={"fps": "30", "window": "16", "stride": "4"})
+                            options={"fps": "30", "window": "16f", "stride": "4f"})
     report = import_features("feats.zarr", request)
 
 Layouts (`vidloc.stores.imports`) read; here what they read is checked, cast and written. A file that cannot be read

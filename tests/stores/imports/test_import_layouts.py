@@ -30,7 +30,7 @@ class TestNpy:
         array = numbers(5, 8)
         np.save(folder / "video_test_0000004.npy", array)
         found = report(
-            "npy", folder, "--store", store, "--fps", "30000/1001", "--window", 16, "--stride", 4,
+            "npy", folder, "--store", store, "--fps", "30000/1001", "--window", "16f", "--stride", "4f",
             "--stream", "rgb:channels=0:6", "--stream", "flow:channels=6:8,dtype=float16",
         )  # fmt: skip
         assert found["done"] == ["video_test_0000004"]
@@ -59,7 +59,7 @@ class TestNpy:
         facts = tmp_path / "facts.csv"
         facts.write_text("item_id,fps,duration_s\na,25,8\nb,50,\nc,30,9\n")
         arguments = ("npy", tmp_path, "--store", store, "--facts", facts, "--stream", "x")
-        found = report(*arguments, "--window", 10, "--stride", 50)
+        found = report(*arguments, "--window", "10f", "--stride", "50f")
         assert found["without_features"] == ["c"]
         with open_store(store) as opened:
             assert opened.timeline("x", "a") == TimeGrid(Fraction(10, 25), 2)
@@ -85,7 +85,7 @@ class TestNpy:
     def test_real_features_of_one_clip_on_two_clocks(self, shared, store):
         folder = shared / "data" / "features" / "bmt_women_long_jump"
         for feature, flags in {
-            "rgb": ("--fps", 25, "--window", 64, "--stride", 64, "--stream", "i3d_rgb"),
+            "rgb": ("--fps", 25, "--window", "64f", "--stride", "64f", "--stream", "i3d_rgb"),
             "vggish": ("--window", "0.96s", "--stride", "0.96s", "--stream", "vggish:kind=audio"),
         }.items():
             found = report("npy", folder, "--store", store, "--ids", f"{{item}}_{feature}", *flags)
@@ -119,7 +119,7 @@ def test_pt_tensors(tmp_path, store, key):
     tensor = torch.from_numpy(numbers(4, 3))
     torch.save({"rgb": tensor, "flow": tensor * 2} if key else tensor, tmp_path / "clip.pt")
     stream = f"x:key={key}" if key else "x"
-    report("pt", tmp_path, "--store", store, "--fps", 30, "--window", 32, "--stride", 16, "--stream", stream)
+    report("pt", tmp_path, "--store", store, "--fps", 30, "--window", "32f", "--stride", "16f", "--stream", stream)
     with open_store(store) as opened:
         assert np.array_equal(opened.read_field("x", "clip"), numbers(4, 3))
 
@@ -168,7 +168,7 @@ class TestVideoFeatures:
 
     def test_i3d_windows_end_where_the_next_frame_begins(self, tmp_path, store):
         self.write(tmp_path, [2560.0, 5120.0])
-        found = report(*self.arguments(tmp_path, store, "--window", 64, "--last", "after"))
+        found = report(*self.arguments(tmp_path, store, "--window", "64f", "--last", "after"))
         assert found["ignored"] == {}
         with open_store(store) as opened:
             assert opened.timeline("i3d", "v").array.tolist() == [[0, 2.56], [2.56, 5.12]]
@@ -176,7 +176,7 @@ class TestVideoFeatures:
 
     def test_frame_networks_hold_the_frame_of_the_timestamp(self, tmp_path, store):
         self.write(tmp_path, [0.0, 500.0, 1000.0], fps=None)
-        report(*self.arguments(tmp_path, store, "--window", 1, "--fps", 20))
+        report(*self.arguments(tmp_path, store, "--window", "1f", "--fps", 20))
         with open_store(store) as opened:
             assert opened.timeline("i3d", "v").array == pytest.approx(np.array([[0, 0.05], [0.5, 0.55], [1, 1.05]]))
 
@@ -185,13 +185,13 @@ class TestVideoFeatures:
     )
     def test_a_window_that_does_not_fit_the_timestamps_is_found(self, tmp_path, store, window, last, start):
         self.write(tmp_path, [2560.0, 5120.0])
-        error = run(*self.arguments(tmp_path, store, "--window", window, "--last", last)).exception
+        error = run(*self.arguments(tmp_path, store, "--window", f"{window}f", "--last", last)).exception
         assert f"the first row would begin at {start} s and not with the video" in str(error)
 
     def test_what_is_missing_is_named(self, tmp_path, store):
         self.write(tmp_path, [2560.0], fps=None)
         assert "add --window" in str(run(*self.arguments(tmp_path, store)).exception)
-        assert "give --fps" in str(run(*self.arguments(tmp_path, store, "--window", 64)).exception)
+        assert "give --fps" in str(run(*self.arguments(tmp_path, store, "--window", "64f")).exception)
 
 
 class TestH5:
@@ -261,8 +261,8 @@ class TestLfb:
         path = tmp_path / "verb.pkl"
         path.write_bytes(pickle.dumps(bank, 2))
         arguments = ["lfb", path, "--store", store, "--stream", "verb"]
-        assert "add --window (64 for verb banks" in str(run(*arguments).exception)
-        report(*arguments, "--window", 64, "--allow-pickle")
+        assert "add --window (64f for verb banks" in str(run(*arguments).exception)
+        report(*arguments, "--window", "64f", "--allow-pickle")
         with open_store(store) as opened:
             assert np.array_equal(opened.read_field("verb", "P01_01"), [bank["P01_01"][30], bank["P01_01"][60]])
             # File number 30 is frame 29: 0-based frames 29 - 32 to 29 + 31.
@@ -273,7 +273,7 @@ class TestLfb:
         bank = {"P01_01": {60: [numbers(4, seed=1), numbers(4, seed=2)], 30: [], 90: numbers(3, 4)}}
         path = tmp_path / "noun.pkl"
         path.write_bytes(pickle.dumps(bank, 4))
-        arguments = ["lfb", path, "--store", store, "--window", 1, "--allow-pickle", "--stream"]
+        arguments = ["lfb", path, "--store", store, "--window", "1f", "--allow-pickle", "--stream"]
         assert "import it with --stream NAME:kind=objects" in str(run(*arguments, "noun").exception)
         report(*arguments, "noun:kind=objects")
         with open_store(store) as opened:
@@ -466,8 +466,8 @@ def test_what_only_the_user_knows_is_asked_for_by_the_name_of_its_flag(tmp_path,
     arguments = ["npy", tmp_path, "--store", store, "--stream", "x"]
     for flags, missing in (
         ((), "add --window"),
-        (("--window", 16), "add --stride"),
-        (("--window", 16, "--stride", 4), "add --fps, or --facts"),
+        (("--window", "16f"), "add --stride"),
+        (("--window", "16f", "--stride", "4f"), "add --fps, or --facts"),
     ):
         error = run(*arguments, *flags).exception
         assert isinstance(error, OptionError)

@@ -284,10 +284,11 @@ def test_channels_beyond_the_rows(folder, store):
 
 
 @pytest.mark.parametrize(
-    "flags", [("--fps", "0"), ("--fps", "1/0"), ("--window", "-1s"), ("--stride", "x"), ("--start", "y")]
+    "flags",
+    [("--fps", "0"), ("--fps", "1/0"), ("--window", "-1s"), ("--window", "16"), ("--stride", "x"), ("--start", "y")],
 )
 def test_lengths_and_rates_that_are_none(folder, store, flags):
-    error = run("npy", folder, "--store", store, "--stream", "x", "--window", "1", "--stride", "1", *flags).exception
+    error = run("npy", folder, "--store", store, "--stream", "x", "--window", "1f", "--stride", "1f", *flags).exception
     assert isinstance(error, OptionError)
     assert flags[0] in str(error)
 

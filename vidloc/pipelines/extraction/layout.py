@@ -11,7 +11,6 @@ another length in every file, and the times of rows are kept per item.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
@@ -19,6 +18,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, JsonValue, WithJsonSchema, model_validator
 
+from vidloc.core.lengths import SECONDS_SHOWN, Length, read_length
 from vidloc.core.options import Options
 from vidloc.core.timeline import TimeGrid
 from vidloc.core.windows import Tail, Windows
@@ -29,35 +29,6 @@ from vidloc.extract.track_times import TrackTimes
 DEFAULT_STRIDE_S = Fraction(1, 2)
 
 Rate = Fraction | Literal["native"]
-_SECONDS_SHOWN = "seconds such as 0.5 or 16/30, or frames such as 16f"
-
-
-@dataclass(frozen=True)
-class Length:
-    """A stretch of time in seconds, or in frames of the layout's rate."""
-
-    value: Fraction
-    in_frames: bool = False
-
-    def __str__(self) -> str:
-        return f"{self.value}f" if self.in_frames else str(self.value)
-
-
-def read_length(value: object) -> Length:
-    """A length from `0.5`, `16/30` or `16f`; numbers are seconds.
-
-    Raises:
-        ValueError: it is neither.
-    """
-    if isinstance(value, Length):
-        return value
-    found = re.fullmatch(r"(-?[\d./]+)(f?)", str(value).strip())
-    try:
-        if found is None:
-            raise ValueError
-        return Length(Fraction(found[1]), in_frames=bool(found[2]))
-    except (ValueError, ZeroDivisionError):
-        raise ValueError(f"not {_SECONDS_SHOWN}") from None
 
 
 def _read_rate(value: object) -> object:
@@ -85,12 +56,12 @@ class Layout(Options):
     )
     stride: AnyLength = Field(
         Length(DEFAULT_STRIDE_S),
-        description=f"Between neighbouring rows: {_SECONDS_SHOWN}.",
+        description=f"Between neighbouring rows: {SECONDS_SHOWN}.",
         json_schema_extra={"default": str(DEFAULT_STRIDE_S)},
     )
     window: AnyLength | None = Field(
         None,
-        description=f"Length that a clip's frames are spread over: {_SECONDS_SHOWN}. By default the encoder's own, or, "
+        description=f"Length that a clip's frames are spread over: {SECONDS_SHOWN}. By default the encoder's own, or, "
         "where a rate is given, as many frames of it as the clip has; for single frames the stride.",
     )
     start: AnyLength = Field(

@@ -37,7 +37,7 @@ class AveOptions(GridOptions):
     column: int = Field(
         1, ge=0, description="Which part of a line between & is the id, from 0; lines without & are ids."
     )
-    window: str = Field("1s", description="What one row covers, in frames (16) or seconds (1s).")
+    window: str = Field("1s", description="What one row covers, in frames (16f) or seconds (1s).")
     stride: str = Field("1s", description="From the start of one row to that of the next, in frames or seconds.")
 
 

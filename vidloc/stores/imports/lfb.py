@@ -3,7 +3,7 @@
 Sample: the banks of the LFB release (Caffe2): verb banks of EPIC-KITCHENS hold one 2048-d vector per second of video
 under its frame number, noun banks up to ten vectors of boxes, AVA's banks those of persons under seconds.
 Time rule: a bank's row belongs to a frame; frames are numbered from 1 at 30 per second (--fps 1 --first-frame 0 for
-AVA's seconds), and a clip of --window frames lies around its frame (64 for verbs, 1 for nouns). Rows of several
+AVA's seconds), and a clip of --window frames lies around its frame (64f for verbs, 1f for nouns). Rows of several
 vectors become a stream of kind objects, without boxes, which the banks do not keep. Read only with --allow-pickle.
 """
 
@@ -42,7 +42,7 @@ class LfbOptions(PickleOptions, FrameOptions):
     """Options of feature banks."""
 
     fps: str = Field("30", description="Frame numbers per second; 1 where a bank counts seconds.")
-    window: str = Field("", description="Frames that one row was made from: 64 for clips of verbs, 1 for boxes.")
+    window: str = Field("", description="Frames that one row was made from: 64f for clips of verbs, 1f for boxes.")
 
 
 class Lfb(Layout):
@@ -60,8 +60,8 @@ class Lfb(Layout):
         super().__init__(path, options, facts, name=name)
         if not self.options.window:
             raise OptionError(
-                f"layout {name!r} does not say how many frames a row was made from: add --window (64 for verb banks, 1 "
-                "for noun banks)."
+                f"layout {name!r} does not say how many frames a row was made from: add --window (64f for verb banks, "
+                "1f for noun banks)."
             )
         must_allow_pickle(self.options, path)
         self._rule = FrameRule(options, layout=name, fps_by_item=True)

@@ -20,9 +20,9 @@ class MsTcnOptions(NpyOptions):
     """Options of MS-TCN's arrays: those of npy, with what the layout fixes."""
 
     transpose: bool = Field(default=True, description="Arrays are (width, rows).")
-    window: str = Field("21", description="What one row covers, in frames (16) or seconds (0.96s).")
-    stride: str = Field("1", description="From the start of one row to that of the next, in frames or seconds.")
-    start: str = Field("-10", description="Start of the first row, in frames or seconds.")
+    window: str = Field("21f", description="What one row covers, in frames (16f) or seconds (0.96s).")
+    stride: str = Field("1f", description="From the start of one row to that of the next, in frames or seconds.")
+    start: str = Field("-10f", description="Start of the first row, in frames or seconds.")
 
 
 class MsTcn(Npy):

@@ -1,8 +1,8 @@
 """A folder of .npy or .npz files, one per item, an array `(rows, width)` each (ActionFormer and many others).
 
 Samples: I3D features of THUMOS14 as ActionFormer distributes them (`video_validation_0000051.npy`, 2048 channels:
-RGB, then flow; --fps 30, --window 16, --stride 4); its SlowFast features of EPIC-KITCHENS-100 (`P01_01.npz`, array
-`feats`; --fps 30, --window 32, --stride 16); CrossTask (3200 channels: I3D, ResNet-152, VGGish; --window 1s --stride
+RGB, then flow; --fps 30 --window 16f --stride 4f); its SlowFast features of EPIC-KITCHENS-100 (`P01_01.npz`, array
+`feats`; --fps 30, --window 32f --stride 16f); CrossTask (3200 channels: I3D, ResNet-152, VGGish; --window 1s --stride
 1s).
 Time rule: row k covers the window that begins at `start + k * stride`. Where videos differ in rate, features made at
 each video's own need `--facts` with a column fps. `--equal-parts` is for a fixed number of rows per video (C3D of

@@ -1,6 +1,6 @@
 """A folder of .pt files, one per item: a tensor `(rows, width)`, or a dict of tensors (Ego4D).
 
-Sample: SlowFast features of Ego4D (`<uid>.pt`, a tensor of 2304 channels; --fps 30 --window 32 --stride 16).
+Sample: SlowFast features of Ego4D (`<uid>.pt`, a tensor of 2304 channels; --fps 30 --window 32f --stride 16f).
 Time rule: as npy, row k begins at `start + k * stride`. Ego4D's last row was moved back so as to end with the video;
 on a grid it comes out later than it is by less than a stride. Files are read with `weights_only`: tensors and plain
 containers. Needs torch (vidloc[heads]).

@@ -39,8 +39,8 @@ class SfnetOptions(PickleOptions, GridOptions):
     """Options of SF-Net's features."""
 
     names: str = Field("", description="File of the videos' names, in the order of the features (videoname.npy).")
-    window: str = Field("16", description="What one row covers, in frames (16) or seconds (0.64s).")
-    stride: str = Field("16", description="From the start of one row to that of the next, in frames or seconds.")
+    window: str = Field("16f", description="What one row covers, in frames (16f) or seconds (0.64s).")
+    stride: str = Field("16f", description="From the start of one row to that of the next, in frames or seconds.")
 
 
 class Sfnet(Layout):

@@ -9,19 +9,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from fractions import Fraction
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
+from vidloc.core.lengths import Length, read_length
 from vidloc.core.options import Options
 from vidloc.core.timeline import Spans, TimeGrid
 from vidloc.errors import OptionError, StoreError
 from vidloc.stores.imports.base import ItemFacts
 
-_LENGTH = re.compile(r"(-?\d{1,9}(?:\.\d{1,9})?(?:/\d{1,9})?)(s?)", re.ASCII)
 _RATE = re.compile(r"\d{1,9}(?:\.\d{1,9}|/\d{1,9})?", re.ASCII)
 _MAX_DENOMINATOR = 10**6
 
@@ -36,8 +35,10 @@ class GridOptions(Options):
     """How rows follow each other in time."""
 
     fps: str = _FPS
-    window: str = Field("", description="What one row covers, in frames (16) or seconds (0.96s).")
-    stride: str = Field("", description="From the start of one row to that of the next, in frames (4) or seconds (1s).")
+    window: str = Field("", description="What one row covers, in frames (16f) or seconds (0.96s).")
+    stride: str = Field(
+        "", description="From the start of one row to that of the next, in frames (4f) or seconds (1s)."
+    )
     start: str = Field("0", description="Start of the first row, in frames or seconds; may be negative.")
     equal_parts: bool = Field(
         default=False,
@@ -51,23 +52,7 @@ class FrameOptions(Options):
 
     fps: str = _FPS
     first_frame: int = Field(1, ge=0, le=1, description="Number of a video's first frame in these files: 0 or 1.")
-    window: str = Field("1", description="Frames that one row was made from, around the frame that it is filed under.")
-
-
-@dataclass(frozen=True)
-class Length:
-    """A length in frames or seconds."""
-
-    value: Fraction
-    in_seconds: bool
-
-    def seconds(self, fps: Fraction | None) -> Fraction:
-        """In seconds; a length in frames needs the rate."""
-        if self.in_seconds:
-            return self.value
-        if fps is None:
-            raise ValueError("a length in frames needs a frame rate")
-        return self.value / fps
+    window: str = Field("1f", description="Frames that one row was made from, around the frame that it is filed under.")
 
 
 class GridRule:
@@ -85,27 +70,23 @@ class GridRule:
     def __init__(self, options: GridOptions, *, layout: str, fps_by_item: bool) -> None:
         self._fps = parse_fps(options.fps)
         self._equal_parts = options.equal_parts
-        self._window = self._stride = self._start = Length(Fraction(0), in_seconds=True)
+        self._window = self._stride = self._start = Length(Fraction(0))
         if self._equal_parts:
             return
         for name in ("window", "stride"):
             if not getattr(options, name):
                 raise OptionError(
-                    f"layout {layout!r} does not say {_MEANINGS[name]}: add --{name}, in frames (16) or in seconds "
+                    f"layout {layout!r} does not say {_MEANINGS[name]}: add --{name}, in frames (16f) or in seconds "
                     "(0.96s)."
                 )
         self._window, self._stride = (_positive(getattr(options, name), name) for name in ("window", "stride"))
         self._start = parse_length(options.start, "start")
-        in_frames = not all(length.in_seconds or not length.value for length in self._lengths)
+        in_frames = any(length.in_frames for length in (self._window, self._stride, self._start))
         if in_frames and self._fps is None and not fps_by_item:
             raise OptionError(
                 f"layout {layout!r} does not say how many frames a second has: add --fps, or --facts FILE.csv with the "
                 "columns item_id,fps. With --window and --stride in seconds (0.64s) no rate is needed."
             )
-
-    @property
-    def _lengths(self) -> tuple[Length, Length, Length]:
-        return self._window, self._stride, self._start
 
     def grid(self, num_rows: int, facts: ItemFacts) -> TimeGrid:
         """The grid of one item.
@@ -119,9 +100,7 @@ class GridRule:
             part = (Fraction(facts.duration_s) / num_rows).limit_denominator(_MAX_DENOMINATOR)
             return TimeGrid(part, part)
         fps = facts.fps or self._fps
-        if fps is None and not all(length.in_seconds or not length.value for length in self._lengths):
-            raise StoreError("its frame rate is not known: give it in the column fps of --facts, or for all by --fps.")
-        window, stride, start = (length.seconds(fps or Fraction(1)) for length in self._lengths)
+        window, stride, start = (_seconds(length, fps) for length in (self._window, self._stride, self._start))
         return TimeGrid(window, stride, start)
 
 
@@ -135,10 +114,7 @@ class FrameRule:
     def __init__(self, options: FrameOptions, *, layout: str, fps_by_item: bool) -> None:
         self._fps = parse_fps(options.fps)
         self._first = options.first_frame
-        window = _positive(options.window, "window")
-        if window.in_seconds or window.value.denominator != 1:
-            raise OptionError(f"--window of layout {layout!r} is a whole number of frames, got {options.window!r}.")
-        self._window = int(window.value)
+        self._window = frames_of(options.window, layout=layout)
         if self._fps is None and not fps_by_item:
             raise OptionError(
                 f"layout {layout!r} files rows under frame numbers: add --fps, the rate at which frames were numbered, "
@@ -151,12 +127,10 @@ class FrameRule:
         Raises:
             StoreError: the item's rate is not known.
         """
-        fps = facts.fps or self._fps
-        if fps is None:
-            raise StoreError("its frame rate is not known: give it in the column fps of --facts, or for all by --fps.")
         starts = np.asarray(frames, dtype=np.int64) - self._first - self._window // 2
         bounds = np.stack([starts, starts + self._window], axis=1)
-        return Spans((bounds * float(fps.denominator) / float(fps.numerator)).astype(np.float64))
+        gap = _seconds(Length(Fraction(1), in_frames=True), facts.fps or self._fps)
+        return Spans((bounds * float(gap.numerator) / float(gap.denominator)).astype(np.float64))
 
 
 _MEANINGS = {"window": "how much time one row covers", "stride": "how far rows are apart"}
@@ -179,20 +153,32 @@ def parse_fps(text: str) -> Fraction | None:
     return rate
 
 
+def frames_of(window: str, *, layout: str) -> int:
+    """The window of a layout that counts in frames.
+
+    Raises:
+        OptionError: it is no whole number of frames above 0.
+    """
+    length = _positive(window, "window")
+    if not length.in_frames or length.value.denominator != 1:
+        raise OptionError(f"--window of layout {layout!r} is a whole number of frames (64f), got {window!r}.")
+    return int(length.value)
+
+
 def parse_length(text: str, name: str) -> Length:
-    """A length in frames (`16`) or seconds (`0.96s`).
+    """A length in frames (`16f`) or seconds (`0.96s`). A bare number could be meant as either, and is not taken.
 
     Raises:
         OptionError: it is none.
     """
-    match = _LENGTH.fullmatch(text.strip())
+    stripped = text.strip()
     try:
-        value = Fraction(match[1]) if match else None
-    except (ValueError, ZeroDivisionError):
-        value = None
-    if match is None or value is None:
-        raise OptionError(f"--{name} takes frames (16) or seconds (0.96s), got {text!r}.")
-    return Length(value, match[2] == "s")
+        length = read_length(stripped)
+    except ValueError:
+        length = None
+    if length is None or (length.value and not stripped.endswith(("f", "s"))):
+        raise OptionError(f"--{name} takes frames (16f) or seconds (0.96s), got {text!r}; the unit is part of it.")
+    return length
 
 
 def _positive(text: str, name: str) -> Length:
@@ -200,3 +186,11 @@ def _positive(text: str, name: str) -> Length:
     if length.value <= 0:
         raise OptionError(f"--{name} must be more than 0, got {text!r}.")
     return length
+
+
+def _seconds(length: Length, fps: Fraction | None) -> Fraction:
+    if not length.in_frames:
+        return length.value
+    if fps is None:
+        raise StoreError("its frame rate is not known: give it in the column fps of --facts, or for all by --fps.")
+    return length.value / fps

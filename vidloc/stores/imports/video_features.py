@@ -34,7 +34,7 @@ from vidloc.stores.imports.base import (
     dense,
 )
 from vidloc.stores.imports.names import Files, NamePattern, find_files
-from vidloc.stores.imports.timing import parse_fps
+from vidloc.stores.imports.timing import frames_of, parse_fps
 
 _TIMES, _RATE = "_timestamps_ms", "_fps"
 _MAX_RATE = 1e6
@@ -43,7 +43,7 @@ _MAX_RATE = 1e6
 class VideoFeaturesOptions(FolderOptions):
     """Options of video_features' folders."""
 
-    window: int = Field(0, ge=0, description="Frames of one row: its stack size (64 for I3D), 1 for frame networks.")
+    window: str = Field("", description="Frames of one row: its stack size (64f for I3D), 1f for frame networks.")
     last: Literal["after", "inside"] = Field(
         "inside", description="Whether the frame of a timestamp is the first after the window (I3D) or its last one."
     )
@@ -61,7 +61,8 @@ class VideoFeatures(Layout):
     def __init__(self, path: Path, options: Any, facts: Mapping[str, ItemFacts], *, name: str) -> None:
         super().__init__(path, options, facts, name=name)
         if not self.options.window:
-            raise OptionError(f"layout {name!r} does not say how many frames a row was made from: add --window (64).")
+            raise OptionError(f"layout {name!r} does not say how many frames a row was made from: add --window (64f).")
+        self._window = frames_of(self.options.window, layout=name)
         self._fps = parse_fps(self.options.fps)
         self._pattern = NamePattern(self.options.ids)
 
@@ -100,11 +101,11 @@ class VideoFeatures(Layout):
             raise StoreError(f"{times} has {len(stamps)} timestamps, {path} {len(rows)} rows.")
         gap = float(1 / self._rate(times, item_id))
         ends = stamps + (gap if self.options.last == "inside" else 0.0)
-        starts = ends - self.options.window * gap
+        starts = ends - self._window * gap
         if abs(starts[0]) > gap / 4:
             raise StoreError(
                 f"{times}: the first row would begin at {starts[0]:.3f} s and not with the video. Check --window "
-                f"({self.options.window} frames) and --last ({self.options.last})."
+                f"({self.options.window}) and --last ({self.options.last})."
             )
         return Content(rows, Spans(np.stack([starts, ends], axis=1)))
 
