@@ -333,6 +333,7 @@ class _Run:
         check_times(spec, content.timeline, len(content.rows), extent, where=where)
         for rows, _ in _pieces(content):
             fitted(spec, rows, where=where)
+        self._files(item_id)  # read once more for their digests, while that can still fail the item
         return content
 
     def _info(self, item_id: str, facts: ItemFacts, streams: Sequence[str]) -> ItemInfo:
@@ -340,9 +341,13 @@ class _Run:
         known = self._writer.info(item_id) if item_id in self._known else ItemInfo(item_id=item_id)
         stated = {"duration_s": facts.duration_s, "width_px": facts.width_px, "height_px": facts.height_px}
         missing = {name: value for name, value in stated.items() if getattr(known, name) is None}
-        files = {path.name: self._sha256(path) for path in self._layout.files(item_id)} if streams else {}
-        imported = {**(known.imported or {}), **dict.fromkeys(streams, files)}
+        imported = dict(known.imported or {})
+        if streams:
+            imported |= dict.fromkeys(streams, self._files(item_id))
         return known.model_copy(update={**missing, "imported": imported or None})
+
+    def _files(self, item_id: str) -> dict[str, str]:
+        return {path.name: self._sha256(path) for path in self._layout.files(item_id)}
 
     def _sha256(self, path: Path) -> str:
         if path not in self._digests:

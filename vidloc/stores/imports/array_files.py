@@ -6,7 +6,11 @@ Arrays of objects are pickles; they come only from `read_objects`, which runs no
 from __future__ import annotations
 
 import math
+import tokenize
+import warnings
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
@@ -76,7 +80,8 @@ def _mapped(path: Path) -> NDArray[Any]:
         )
     if not math.prod(shape):
         raise StoreError(f"{path} holds no rows: its shape is {shape}.")
-    return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
+    with _quiet():
+        return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
 
 
 def _from_zip(path: Path, key: str) -> NDArray[Any]:
@@ -97,7 +102,7 @@ def _from_zip(path: Path, key: str) -> NDArray[Any]:
             raise StoreError(f"{path}: array {key!r} holds objects, which is a pickle; it is not read.")
         if math.prod(shape) * dtype.itemsize > info.file_size:
             raise StoreError(f"{path}: array {key!r} has shape {shape}, of which the bytes are not there.")
-        with archive.open(info) as file:
+        with archive.open(info) as file, _quiet():
             return np.asarray(npy_format.read_array(file, allow_pickle=False))
 
 
@@ -106,8 +111,20 @@ def _header(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any]]:
     if version not in ((1, 0), (2, 0)):
         raise ValueError(f"version {version} of the .npy format")
     read = npy_format.read_array_header_1_0 if version == (1, 0) else npy_format.read_array_header_2_0
-    shape, _, dtype = read(file)
+    try:
+        with _quiet():
+            shape, _, dtype = read(file)
+    except (tokenize.TokenError, SyntaxError, TypeError, LookupError, AttributeError, RecursionError, MemoryError):
+        raise ValueError("its header is damaged") from None
     return shape, dtype
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    # NumPy warns of headers that Python 2 wrote, and reads them.
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Reading `.npy` or `.npz` file required additional header parsing")
+        yield
 
 
 def _one_line(error: Exception) -> str:

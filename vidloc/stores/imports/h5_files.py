@@ -27,14 +27,21 @@ def open_h5(path: Path) -> h5py.File:
 
 
 def datasets(file: h5py.File) -> dict[str, h5py.Dataset]:
-    """All datasets by their path in the file; links, which may lead to other files, are not followed."""
+    """All datasets by their path in the file; links, which may lead to other files, are not followed.
+
+    Raises:
+        StoreError: the file is damaged.
+    """
     found: dict[str, h5py.Dataset] = {}
 
     def visit(name: str, node: Any) -> None:
         if isinstance(node, h5py.Dataset):
             found[name] = node
 
-    file.visititems(visit)
+    try:
+        file.visititems(visit)
+    except (OSError, RuntimeError, KeyError, ValueError) as error:
+        raise StoreError(f"{file.filename} is damaged ({' '.join(str(error).split())}).") from None
     return found
 
 

@@ -55,6 +55,7 @@ class Rulstm(Layout):
             raise OptionError(
                 f"layout {name!r} needs the package 'lmdb', which is not installed. pip install 'vidloc[lmdb]'"
             ) from error
+        self._error: type[Exception] = lmdb.Error
         try:
             self._lmdb = lmdb.open(str(path), readonly=True, lock=False, subdir=path.is_dir(), readahead=False)
         except lmdb.Error as error:
@@ -65,20 +66,26 @@ class Rulstm(Layout):
         """Keys by item and frame number; and those that do not fit, with the reason."""
         keys: dict[str, dict[int, bytes]] = {}
         ignored: dict[str, str] = {}
-        with self._lmdb.begin() as transaction:
-            for key in transaction.cursor().iternext(keys=True, values=False):
-                text = key.decode("utf-8", "backslashreplace")
-                named = self._pattern.read(text)
-                if named is None or named.frame is None:
-                    ignored[text] = f"it does not fit --ids {self.options.ids!r}"
-                    continue
-                keys.setdefault(named.item_id, {})[named.frame] = bytes(key)
+        for key in self._all_keys():
+            text = key.decode("utf-8", "backslashreplace")
+            named = self._pattern.read(text)
+            if named is None or named.frame is None:
+                ignored[text] = f"it does not fit --ids {self.options.ids!r}"
+                continue
+            keys.setdefault(named.item_id, {})[named.frame] = key
         if not keys:
             first = f" Its first key is {next(iter(ignored))!r}." if ignored else ""
             raise StoreError(f"{self.path} has no key that --ids {self.options.ids!r} fits.{first}")
         for item in keys:
             check_item_id(item)
         return keys, ignored
+
+    def _all_keys(self) -> list[bytes]:
+        try:
+            with self._lmdb.begin() as transaction:
+                return [bytes(key) for key in transaction.cursor().iternext(keys=True, values=False)]
+        except self._error as error:
+            raise StoreError(f"{self.path} is damaged ({error}).") from None
 
     def items(self) -> Listing:
         """One item per video that keys name."""
