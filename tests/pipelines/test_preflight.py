@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,9 +15,10 @@ from vidloc.core.timeline import Spans, TimeGrid, center_grid
 from vidloc.core.windows import Windows
 from vidloc.errors import AnnotationError, StreamNotFoundError
 from vidloc.pipelines.preflight import _agreed, _possible_ends
-from vidloc.stores.base import StreamSpec, create_store
+from vidloc.stores.base import StreamSpec, create_store, open_store
 
 SALADS = "salads50_cnn_svm"
+MEAN_COLOUR = Path(__file__).parent.parent / "data" / "mean_colour.py"
 
 
 def run(*arguments: object):
@@ -129,6 +131,24 @@ class TestRealFeatures:
         code, report = checked(store, annotations, "--durations", durations, "--stream", "i3d_wrong")
         assert code == 3
         assert "as if made at 25 frames per second, not 30" in report["problems"][0]
+
+
+def test_a_stream_extracted_beside_imported_ones_tells_the_durations(shared, tmp_path):
+    (tmp_path / "a.csv").write_text("item_id,start_s,end_s,label\nwomen_long_jump,2,34,jump\n")
+    video = shared / "data" / "videos" / "women_long_jump.mp4"
+    (tmp_path / "list.csv").write_text(f"item_id,path\nwomen_long_jump,{video}\n")
+    flags = ("--window", "64f", "--stride", "64f", "--ids", "{item}_rgb", "--stream", "i3d", "--fps", 30)
+    store = imported(shared / "data" / "features" / "bmt_women_long_jump", tmp_path / "s.zarr", *flags)
+    arguments = ("--videos", tmp_path / "list.csv", "--store", store, "--encoder", MEAN_COLOUR, "--stride", 5)
+    assert run("extract", *arguments).exit_code == 0
+    _, report = checked(store, tmp_path / "a.csv")
+    streams = {stream["stream"]: stream for stream in report["streams"]}
+    assert [entry["item_id"] for entry in streams["i3d"]["off"]] == ["women_long_jump"]
+    assert streams["mean_colour"]["off"] == []
+    with open_store(store) as opened:
+        info = opened.info("women_long_jump")
+    assert info.source_name == "women_long_jump.mp4"
+    assert list(info.imported["i3d"]) == ["women_long_jump_rgb.npy"]
 
 
 def test_people_read_the_same(salads, tmp_path):
