@@ -128,6 +128,9 @@ class FeatureStore(Protocol):
     ) -> NDArray[Any]:
         """One field of a range of rows, packed; `out` is filled and returned instead of a new or mapped array."""
 
+    def num_bytes(self, stream: str, item_id: str) -> int:
+        """Bytes of an item's rows, all fields together; the rows are not read for it."""
+
     def recomputed_digest(self, stream: str, item_id: str) -> str:
         """Digest of an item's rows as they are on disk now; it differs from the entry's where they were damaged."""
 

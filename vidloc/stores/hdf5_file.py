@@ -47,6 +47,9 @@ SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _CHUNK_BYTES = 1024**2
 _LIBRARY = ("v110", "v110")  # attributes beyond 64 KiB (vocabularies) need 1.8 or later; 1.10 is read everywhere
 
+Runs = list[tuple[int, int]]
+"""First entry and offset in the file of each run of entries that follow each other without a gap."""
+
 _Sources = dict[str, tuple[ArrayLayout, Iterable[NDArray[Any]]]]
 
 
@@ -62,16 +65,26 @@ def load_file(path: Path) -> Contents:
         mapped = MappedFile(path)
     except OSError as error:
         raise StoreError(f"store {store} cannot be read: {error}.") from error
-    with _hdf5_errors(path), h5py.File(path, "r", locking="best-effort") as file:
+    with hdf5_errors(store), h5py.File(path, "r", locking="best-effort") as file:
         if not os.path.sameopenfile(file.id.get_vfd_handle(), mapped.handle):
             raise FileNotFoundError(f"{store} was replaced while it was opened")
-        catalog = _read_catalog(file, f"store {store}")
-        runs = {name: _runs(file, name, layout, store) for name, layout in catalog.layouts.items()}
+        catalog, runs = read_layout(file, store)
 
     def make_array(name: str, layout: ArrayLayout, where: str) -> RunArray:
         return RunArray(mapped, layout, runs[name], where=where)
 
     return load_contents(catalog, [], make_array, store=store)
+
+
+def read_layout(file: h5py.File, store: str) -> tuple[Catalog, dict[str, Runs]]:
+    """What an open file says of its store, and where the entries of each array lie.
+
+    Raises:
+        StoreError: it is no store of vidloc's, or damaged.
+        FormatVersionError: it is that of a newer version.
+    """
+    catalog = _read_catalog(file, f"store {store}")
+    return catalog, {name: _runs(file, name, layout, store) for name, layout in catalog.layouts.items()}
 
 
 def write_file(path: Path, contents: Contents) -> None:
@@ -258,7 +271,7 @@ def _member(file: h5py.File, name: str, kind: type, where: str) -> Any:
     return place
 
 
-def _runs(file: h5py.File, name: str, layout: ArrayLayout, where: str) -> list[tuple[int, int]]:
+def _runs(file: h5py.File, name: str, layout: ArrayLayout, where: str) -> Runs:
     """First entry and offset of each run of chunks that lie side by side."""
     dataset = file[name]
     if not layout.length:
@@ -281,11 +294,11 @@ def _runs(file: h5py.File, name: str, layout: ArrayLayout, where: str) -> list[t
 
 
 @contextmanager
-def _hdf5_errors(path: Path) -> Iterator[None]:
+def hdf5_errors(store: str) -> Iterator[None]:
     """h5py raises errors of many kinds for a damaged file; all of them are a `StoreError` here."""
     try:
         yield
     except (StoreError, FileNotFoundError):
         raise
     except (OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
-        raise StoreError(f"store {path} is damaged or no HDF5 file: {error}.") from error
+        raise StoreError(f"store {store} is damaged or no HDF5 file: {error}.") from error

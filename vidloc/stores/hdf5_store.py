@@ -24,7 +24,7 @@ from vidloc.stores.durable import disk_errors, sync_folder
 from vidloc.stores.format import METADATA_NAME
 from vidloc.stores.hdf5_file import load_file, write_file
 from vidloc.stores.mapped import HeldFolder
-from vidloc.stores.reading import Contents, StoreReader, StreamState
+from vidloc.stores.reading import Contents, LocalReader, StoreReader, StreamState
 from vidloc.stores.zarr_store import load_folder
 from vidloc.stores.zarr_writer import ZarrWriter
 
@@ -36,7 +36,7 @@ def staging_of(path: Path) -> Path:
     return path.with_name(f"{path.name}.staging")
 
 
-class Hdf5Store(StoreReader):
+class Hdf5Store(LocalReader):
     """An HDF5 store open for reading, together with what its staging folder holds."""
 
     backend = "hdf5"
@@ -78,7 +78,7 @@ class Hdf5Store(StoreReader):
         self._folder = None
 
 
-class Hdf5Writer(StoreReader):
+class Hdf5Writer(LocalReader):
     """An HDF5 store open for appending; see `FeatureWriter` for what the methods promise.
 
     Leaving a `with` block by an error keeps the staging folder, so that a stop is quick; the next `close` folds it.

@@ -80,7 +80,16 @@ def read_journal(path: Path) -> list[Commit]:
         FileNotFoundError: it was folded meanwhile.
         StoreError: a line other than the last is damaged.
     """
-    lines = path.read_bytes().split(b"\n")
+    return parse_journal(path.read_bytes(), where=f"journal {path}")
+
+
+def parse_journal(data: bytes, *, where: str) -> list[Commit]:
+    """All commits in the bytes of a journal.
+
+    Raises:
+        StoreError: a line other than the last is damaged.
+    """
+    lines = data.split(b"\n")
     lines.pop()  # what follows the last newline: nothing, or a line that was being written
     commits = []
     for number, line in enumerate(lines, start=1):
@@ -88,7 +97,7 @@ def read_journal(path: Path) -> list[Commit]:
         if line != _START + hashlib.sha256(body).hexdigest().encode() + _MIDDLE + body + b"}":
             if number == len(lines):
                 break
-            raise StoreError(f"journal {path} is damaged in line {number} of {len(lines)}: its checksum does not fit.")
-        where = f"journal {path}, line {number}"
-        commits.append(validated(Commit, parse_json(body, where=where), where=where))
+            raise StoreError(f"{where} is damaged in line {number} of {len(lines)}: its checksum does not fit.")
+        line_where = f"{where}, line {number}"
+        commits.append(validated(Commit, parse_json(body, where=line_where), where=line_where))
     return commits

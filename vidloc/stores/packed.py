@@ -39,6 +39,27 @@ class PackedArray(ABC):
         self.entry_bytes = layout.entry_bytes
 
     @abstractmethod
+    def view(self, start: int, stop: int) -> NDArray[Any]:
+        """Entries as a read-only array, a view of what is mapped or in memory wherever they lie together.
+
+        Raises:
+            StoreError: bytes are missing.
+        """
+
+    def pieces(self, start: int, stop: int) -> Iterator[NDArray[Any]]:
+        """Entries as views of what lies together, one after another."""
+        if start < stop:
+            yield self.view(start, stop)
+
+    @abstractmethod
+    def read_into(self, start: int, stop: int, out: NDArray[Any]) -> None:
+        """Fill a C-contiguous array of this dtype with a range of entries."""
+
+
+class MappedArray(PackedArray):
+    """An array in files of this machine, which are mapped into memory."""
+
+    @abstractmethod
     def locate(self, entry: int, stop: int) -> tuple[MappedFile, int, int]:
         """File and offset of an entry, and where the range `entry:stop` leaves the bytes that follow there.
 
@@ -49,7 +70,7 @@ class PackedArray(ABC):
         """
 
     def view(self, start: int, stop: int) -> NDArray[Any]:
-        """Entries as a read-only view; those that do not lie together are copied."""
+        """See `PackedArray.view`; entries that do not lie together are copied."""
         if stop <= start:
             return np.empty((0, *self.entry_shape), self.dtype)
         file, offset, end = self.locate(start, stop)
@@ -62,14 +83,14 @@ class PackedArray(ABC):
         return out
 
     def pieces(self, start: int, stop: int) -> Iterator[NDArray[Any]]:
-        """Entries as views of what lies together, one after another."""
+        """See `PackedArray.pieces`."""
         while start < stop:
             file, offset, end = self.locate(start, stop)
             yield file.view(offset, self.dtype, (end - start, *self.entry_shape))
             start = end
 
     def read_into(self, start: int, stop: int, out: NDArray[Any]) -> None:
-        """Fill a C-contiguous array of this dtype with a range of entries."""
+        """See `PackedArray.read_into`."""
         done = start
         while done < stop:
             file, offset, end = self.locate(done, stop)
@@ -81,7 +102,7 @@ class PackedArray(ABC):
             start = self.locate(start, stop)[2]
 
 
-class ChunkedArray(PackedArray):
+class ChunkedArray(MappedArray):
     """A Zarr array: one file per chunk.
 
     Args:
@@ -99,7 +120,7 @@ class ChunkedArray(PackedArray):
         return self.folder.joinpath("c", str(chunk), *("0" * len(self.entry_shape)))
 
     def locate(self, entry: int, stop: int) -> tuple[MappedFile, int, int]:
-        """See `PackedArray.locate`."""
+        """See `MappedArray.locate`."""
         chunk, inside = divmod(entry, self.layout.chunk_rows)
         end = min(stop, entry - inside + self.layout.chunk_rows)
         needed = (inside + end - entry) * self.entry_bytes
@@ -199,7 +220,7 @@ class GrowingArray(ChunkedArray):
         return self._handles[chunk]
 
 
-class RunArray(PackedArray):
+class RunArray(MappedArray):
     """An array in one file, in runs of entries that follow each other without a gap (HDF5 chunks side by side).
 
     Args:
@@ -214,7 +235,7 @@ class RunArray(PackedArray):
         self._offsets = [offset for _, offset in runs]
 
     def locate(self, entry: int, stop: int) -> tuple[MappedFile, int, int]:
-        """See `PackedArray.locate`."""
+        """See `MappedArray.locate`."""
         if stop > self.layout.length:
             raise StoreError(f"{self.where} holds {self.layout.length} entries, its table refers to {stop}.")
         run = bisect_right(self._firsts, entry) - 1

@@ -22,8 +22,9 @@ from vidloc.core.timeline import Spans, Timeline
 from vidloc.errors import OptionError, StoreError, StreamNotFoundError, did_you_mean
 from vidloc.stores.base import ItemEntry, StreamSpec
 from vidloc.stores.digest import digest_of_rows, digest_of_store
+from vidloc.stores.format import entry_bytes
 from vidloc.stores.mapped import FilePool, MappedFile
-from vidloc.stores.packed import PackedArray
+from vidloc.stores.packed import MappedArray, PackedArray
 from vidloc.stores.tables import WITH_ROWS, Entry, ItemTable, StreamTable
 
 _MAX_REMEMBERED = 100_000
@@ -83,24 +84,15 @@ class StoreReader(ABC):
     """Base of the stores of all backends; see `FeatureStore` for what the methods promise.
 
     Args:
-        path: the store; it is opened on first use.
+        name: path or address, as the user gave it; the store is opened on first use.
     """
 
     backend: str
 
-    def __init__(self, path: str | Path) -> None:
-        self._path = Path(path)
+    def __init__(self, name: str) -> None:
+        self._name = name
         self._contents: Contents | None = None
         self._places: dict[tuple[str, str, str], _Place] = {}
-        self._pool = FilePool(on_full=self._places.clear)
-
-    def __reduce__(self) -> tuple[Callable[[str], StoreReader], tuple[str]]:
-        return self.reader_class(), (str(self._path),)
-
-    @classmethod
-    def reader_class(cls) -> Callable[[str], StoreReader]:
-        """What a copy of this store in another process is opened with."""
-        return cls
 
     @abstractmethod
     def load(self) -> Contents:
@@ -109,7 +101,7 @@ class StoreReader(ABC):
     @property
     def path(self) -> str:
         """See `FeatureStore`."""
-        return str(self._path)
+        return self._name
 
     @property
     def contents(self) -> Contents:
@@ -120,7 +112,7 @@ class StoreReader(ABC):
             except StoreError:
                 raise
             except OSError as error:
-                raise StoreError(f"store {self._path} cannot be read: {error}.") from error
+                raise StoreError(f"store {self._name} cannot be read: {error}.") from error
         return self._contents
 
     def streams(self) -> dict[str, StreamSpec]:
@@ -136,7 +128,7 @@ class StoreReader(ABC):
     def info(self, item_id: str) -> ItemInfo:
         """See `FeatureStore`."""
         for table in reversed(self.contents.items):
-            info = table.info(item_id, where=f"store {self._path}")
+            info = table.info(item_id, where=f"store {self._name}")
             if info is not None:
                 return info
         raise self._no_item(item_id, self.items(), "")
@@ -217,6 +209,19 @@ class StoreReader(ABC):
             place.file.read_into(out, place.offset + first * place.array.entry_bytes)
         return out
 
+    def num_bytes(self, stream: str, item_id: str) -> int:
+        """See `FeatureStore`."""
+        state = self._state(stream)
+        part, entry = self._find(state, item_id)
+        total = 0
+        for spec in state.spec.fields.values():
+            count = entry.num_rows
+            if spec.axis is not None:
+                ends = _ends(part, spec.axis, entry, 0, entry.num_rows, where=self._where(stream, item_id))
+                count = int(ends[-1] - ends[0])
+            total += count * entry_bytes(spec.entry_shape, spec.dtype)
+        return total
+
     def digest(self) -> str:
         """See `FeatureStore`."""
         return digest_of_store(
@@ -236,7 +241,6 @@ class StoreReader(ABC):
         """See `FeatureStore`."""
         self._contents = None
         self._places.clear()
-        self._pool.clear()
 
     def __enter__(self) -> Self:
         return self
@@ -260,7 +264,7 @@ class StoreReader(ABC):
             return None
         part, entry = self._find(state, item_id)
         place = _Place(part.arrays[field], entry.first_row, entry.first_row + entry.num_rows)
-        if entry.num_rows:
+        if entry.num_rows and isinstance(place.array, MappedArray):
             file, offset, end = place.array.locate(place.start, place.stop)
             if end == place.stop:
                 place.file, place.offset, place.view = file, offset, place.array.view(place.start, place.stop)
@@ -295,7 +299,7 @@ class StoreReader(ABC):
         state = self.contents.streams.get(stream)
         if state is None:
             known = did_you_mean(stream, self.contents.streams)
-            raise StreamNotFoundError(f"store {self._path} has no stream {stream!r}. {known}")
+            raise StreamNotFoundError(f"store {self._name} has no stream {stream!r}. {known}")
         return state
 
     def _find(self, state: StreamState, item_id: str) -> tuple[Part, Entry]:
@@ -312,15 +316,41 @@ class StoreReader(ABC):
     def _check_field(self, spec: StreamSpec, field: str) -> None:
         if field not in spec.fields:
             raise StreamNotFoundError(
-                f"stream {spec.name!r} in {self._path} has no field {field!r}. {did_you_mean(field, spec.fields)}"
+                f"stream {spec.name!r} in {self._name} has no field {field!r}. {did_you_mean(field, spec.fields)}"
             )
 
     def _no_item(self, item_id: str, known: Sequence[str], where: str) -> StreamNotFoundError:
         hint = did_you_mean(item_id, known) if len(known) <= _MAX_SUGGESTED else f"It has {len(known)} items."
-        return StreamNotFoundError(f"store {self._path} has no item {item_id!r}{where}. {hint[:1000]}")
+        return StreamNotFoundError(f"store {self._name} has no item {item_id!r}{where}. {hint[:1000]}")
 
     def _where(self, stream: str, item_id: str) -> str:
-        return f"stream {stream!r}, item {item_id!r} in {self._path}"
+        return f"stream {stream!r}, item {item_id!r} in {self._name}"
+
+
+class LocalReader(StoreReader):
+    """Base of the stores on disks of this machine, whose rows are views of mapped files.
+
+    Args:
+        path: the store; it is opened on first use.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        super().__init__(str(path))
+        self._path = Path(path)
+        self._pool = FilePool(on_full=self._places.clear)
+
+    def __reduce__(self) -> tuple[Callable[[str], StoreReader], tuple[str]]:
+        return self.reader_class(), (str(self._path),)
+
+    @classmethod
+    def reader_class(cls) -> Callable[[str], StoreReader]:
+        """What a copy of this store in another process is opened with."""
+        return cls
+
+    def close(self) -> None:
+        """See `FeatureStore`."""
+        super().close()
+        self._pool.clear()
 
 
 def _bounds(rows: slice | None, num_rows: int) -> tuple[int, int]:

@@ -25,12 +25,12 @@ from vidloc.stores.format import (
 from vidloc.stores.journal import read_journal
 from vidloc.stores.mapped import FilePool
 from vidloc.stores.packed import ChunkedArray, PackedArray
-from vidloc.stores.reading import Contents, StoreReader
+from vidloc.stores.reading import Contents, LocalReader
 
 _ATTEMPTS = 20
 
 
-class ZarrStore(StoreReader):
+class ZarrStore(LocalReader):
     """A Zarr store open for reading."""
 
     backend = "zarr"
@@ -80,7 +80,17 @@ def read_catalog(path: Path) -> Catalog:
         raise StoreError(f"{where} is not there: {path / METADATA_NAME} does not exist.") from None
     except OSError as error:
         raise StoreError(f"{where} cannot be read: {error}.") from error
-    document = parse_json(data, where=str(path / METADATA_NAME))
+    return parse_catalog(data, where=where)
+
+
+def parse_catalog(data: bytes, *, where: str) -> Catalog:
+    """What the bytes of a root say, validated.
+
+    Raises:
+        StoreError: they are those of no store of vidloc's, or damaged.
+        FormatVersionError: of a newer version.
+    """
+    document = parse_json(data, where=f"{where}, {METADATA_NAME}")
     root = parse_root(_inside(document, "attributes", STORE_ATTRIBUTE), where=where)
     members = _inside(document, "consolidated_metadata", "metadata")
     if not isinstance(members, dict):

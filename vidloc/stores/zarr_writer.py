@@ -47,7 +47,7 @@ from vidloc.stores.journal import Journal, journal_name, journal_number, read_jo
 from vidloc.stores.lock import Lock
 from vidloc.stores.packed import GrowingArray
 from vidloc.stores.pending import PendingItem, PendingItems, PendingRows
-from vidloc.stores.reading import Contents, Part, StoreReader, StreamState
+from vidloc.stores.reading import Contents, LocalReader, Part, StoreReader, StreamState
 from vidloc.stores.tables import WITH_ROWS, Commit, Entry, StreamTable, one_line
 from vidloc.stores.zarr_store import ZarrStore, read_catalog
 
@@ -68,7 +68,7 @@ class _Appended:
     lengths: Mapping[str, int]
 
 
-class ZarrWriter(StoreReader):
+class ZarrWriter(LocalReader):
     """A Zarr store open for appending; see `FeatureWriter` for what the methods promise.
 
     Args:
