@@ -29,6 +29,9 @@ class Reader:
         self.regions = {item: random.integers(0, 5, size=n) for item, n in LENGTHS.items()}
         self.scores = {item: random.random(int(c.sum())).astype(np.float32) for item, c in self.regions.items()}
 
+    def expect(self, role, items):
+        pass
+
     def keys(self, role, item_id):
         return None
 

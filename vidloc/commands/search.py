@@ -9,6 +9,7 @@ import click
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from vidloc.cli import console, echo_json, given, option_flags
+from vidloc.commands.storage import STORAGE_OPTION
 from vidloc.core.grammar import parse_excerpt
 from vidloc.errors import OptionError
 from vidloc.pipelines import indexing
@@ -109,6 +110,7 @@ def info(store: str, *, as_json: bool) -> None:
     help="A sentence; searches a text stream's sentences, or pictures by an encoder with a text side (clip_image).",
 )
 @click.option("--stream", help="Stream to search. [default: the only one that fits]")
+@STORAGE_OPTION
 @click.option("-k", "k", type=click.IntRange(min=1), default=10, show_default=True, help="Moments wanted.")
 @click.option(
     "--type",

@@ -13,6 +13,7 @@ from rich.table import Table
 
 from vidloc.cli import EXIT_FAILURES, console, echo_json
 from vidloc.commands.progress import progress_bar, size_text
+from vidloc.commands.storage import STORAGE_OPTION, STORE
 from vidloc.commands.store_making import MAKING
 from vidloc.stores import operations
 from vidloc.stores.base import FeatureStore, ItemEntry, open_store
@@ -49,9 +50,10 @@ def store() -> None:
 
 
 @store.command()
-@click.argument("path", metavar="STORE", type=_PATH)
+@click.argument("path", metavar="STORE", type=STORE)
+@STORAGE_OPTION
 @_AS_JSON
-def info(path: Path, *, as_json: bool) -> None:
+def info(path: str | Path, *, as_json: bool) -> None:
     """Say what a store holds: streams, rows, times, weights, size, content id.
 
     \b
@@ -79,11 +81,12 @@ def info(path: Path, *, as_json: bool) -> None:
 
 
 @store.command()
-@click.argument("path", metavar="STORE", type=_PATH)
+@click.argument("path", metavar="STORE", type=STORE)
 @click.option("--stream", help="Only this stream.")
 @click.option("--status", type=click.Choice(STATUSES), help="Only items with this status in some stream.")
+@STORAGE_OPTION
 @_AS_JSON
-def ls(path: Path, *, stream: str | None, status: str | None, as_json: bool) -> None:
+def ls(path: str | Path, *, stream: str | None, status: str | None, as_json: bool) -> None:
     """List items with their rows per stream, and why a stream of an item is not done.
 
     \b
@@ -104,14 +107,15 @@ def ls(path: Path, *, stream: str | None, status: str | None, as_json: bool) -> 
 
 
 @store.command()
-@click.argument("path", metavar="STORE", type=_PATH)
+@click.argument("path", metavar="STORE", type=STORE)
 @click.argument("item")
 @click.option("--stream", "streams", metavar="NAME", multiple=True, help="Only this stream; may be repeated.")
 @click.option(
     "--rows", "num_rows", type=click.IntRange(min=1, max=10_000), default=3, show_default=True, help="Rows per stream."
 )
+@STORAGE_OPTION
 @_AS_JSON
-def head(path: Path, item: str, *, streams: tuple[str, ...], num_rows: int, as_json: bool) -> None:
+def head(path: str | Path, item: str, *, streams: tuple[str, ...], num_rows: int, as_json: bool) -> None:
     """Show the first rows of an item with their times: first numbers, boxes, names of classes, texts.
 
     \b
@@ -127,15 +131,16 @@ def head(path: Path, item: str, *, streams: tuple[str, ...], num_rows: int, as_j
 
 
 @store.command()
-@click.argument("path", metavar="STORE", type=_PATH)
+@click.argument("path", metavar="STORE", type=STORE)
 @click.option(
     "--quick/--full",
     default=False,
     help="Look at lengths and metadata only, or at every row. [default: full]",
 )
+@STORAGE_OPTION
 @_AS_JSON
 @click.pass_context
-def verify(ctx: click.Context, path: Path, *, quick: bool, as_json: bool) -> None:
+def verify(ctx: click.Context, path: str | Path, *, quick: bool, as_json: bool) -> None:
     """Read every row and compare it with the digest that was committed; damage is named by stream and item.
 
     \b
@@ -158,10 +163,11 @@ def verify(ctx: click.Context, path: Path, *, quick: bool, as_json: bool) -> Non
 
 
 @store.command()
-@click.argument("path", metavar="STORE", type=_PATH)
+@click.argument("path", metavar="STORE", type=STORE)
 @click.option("--stream", "streams", metavar="NAME", multiple=True, help="Only this stream; may be repeated.")
+@STORAGE_OPTION
 @_AS_JSON
-def stats(path: Path, *, streams: tuple[str, ...], as_json: bool) -> None:
+def stats(path: str | Path, *, streams: tuple[str, ...], as_json: bool) -> None:
     """Read the rows once and say how they are distributed, which are all zero, and which items are the same.
 
     \b

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from vidloc.cli import EXIT_FAILURES, console, echo_json, given, option_flags
+from vidloc.commands.storage import STORAGE_OPTION, storage_flag
 from vidloc.core import registry
 from vidloc.core.grammar import parse_encoder, parse_pairs
 from vidloc.errors import OptionError, did_you_mean
@@ -65,6 +66,7 @@ class HeadGroup(click.Group):
 @click.option("--from", "source", type=_PATH, metavar="RUN", help="Repeat this run: same options, rows and labels.")
 @click.option("--out", type=_PATH, help="With --from: the new run's folder.")
 @click.option("--store", "stores", multiple=True, metavar="PATH", help="With --from: where the rows lie now.")
+@STORAGE_OPTION
 @click.option("--annotations", type=_PATH, help="With --from: where the annotations lie now.")
 @click.option("--json", "as_json", is_flag=True, help="With --from: print the result as JSON.")
 @click.pass_context
@@ -107,6 +109,7 @@ def train_head(
 @click.option(
     "--store", "stores", multiple=True, metavar="PATH", help="Where the rows lie now [default: as in training]."
 )
+@STORAGE_OPTION
 @click.option("--split", default="", help="Split to predict [default: the run's evaluation split].")
 @click.option("--out", type=_PATH, help="File to write [default: in the run's folder].")
 @click.option("--json", "as_json", is_flag=True, help="Print the account as JSON.")
@@ -185,6 +188,7 @@ def evaluate(
 @click.option(
     "--store", "stores", multiple=True, metavar="PATH", help="Where the rows lie now [default: as in training]."
 )
+@STORAGE_OPTION
 @click.option(
     "--prior",
     type=click.Choice(["none", "joint", "noun_given_verb"]),
@@ -267,6 +271,7 @@ def _common_flags() -> list[click.Option]:
         click.Option(
             ["--store", "stores"], multiple=True, required=True, metavar="PATH", help="Store with rows; repeatable."
         ),
+        storage_flag(),
         click.Option(["--dataset", "dataset"], required=True, metavar="NAME", help="Corpus ('vidloc list datasets')."),
         click.Option(["--annotations"], type=_PATH, help="The corpus's annotation files."),
         click.Option(["--out"], type=_PATH, required=True, help="Folder of the run; new, or that of a stopped run."),

@@ -34,6 +34,9 @@ class RowReader(Protocol):
     def keys(self, role: str, item_id: str) -> Mapping[str, int] | None:
         """Row by the annotation that it answers; `None` where rows are windows and answer none."""
 
+    def expect(self, role: str, items: Sequence[str]) -> None:
+        """Items whose rows will be asked for next, in this order, so that they may be brought many at a time."""
+
     def rows(self, role: str, item_id: str) -> Rows:
         """All rows of an item: `features`, and for regions also `boxes` and `scores`."""
 
@@ -214,6 +217,8 @@ class Bank:
 
     def _load(self, items: Sequence[str]) -> Iterator[_Piece]:
         builder = _Builder(self.sampling)
+        for role in self.sampling:
+            self._reader.expect(role, items)
         for item in items:
             places = self._by_item[item]
             builder.add(item, places, [self.samples[place] for place in places], self._reader)

@@ -19,7 +19,7 @@ from vidloc.core.timeline import Timeline
 from vidloc.errors import OptionError, ProvenanceError, StoreError, StreamNotFoundError, UnknownNameError, did_you_mean
 from vidloc.heads.base import StreamNeed
 from vidloc.pipelines.run_record import StreamRecord
-from vidloc.stores.base import FeatureStore, ItemEntry, StreamSpec
+from vidloc.stores.base import FeatureStore, ItemEntry, StreamSpec, expect
 
 
 @dataclass(frozen=True)
@@ -97,6 +97,11 @@ class StoreRows:
             strings = store.read(spec.name, item_id).strings("key")
             self._keys[role, item_id] = {key: row for row, key in enumerate(strings)}
         return self._keys[role, item_id]
+
+    def expect(self, role: str, items: Sequence[str]) -> None:
+        """Items whose rows will be asked for next, in this order; stores elsewhere bring many at a time."""
+        store, spec = self._streams[role]
+        expect(store, spec.name, items)
 
     def rows(self, role: str, item_id: str) -> Rows:
         """All rows of an item; of rows per segment the mean over their views."""

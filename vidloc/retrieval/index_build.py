@@ -34,6 +34,7 @@ from vidloc.retrieval.vectors import (
     vector_dim,
 )
 from vidloc.stores.base import FeatureStore, StreamSpec
+from vidloc.stores.remote_files import is_remote
 
 _CODEBOOK = 256  # entries per sub-quantiser, 8 bits
 _POINTS_PER_CENTROID = 39  # below this FAISS's k-means warns that centroids are poorly placed
@@ -68,6 +69,11 @@ def build_index(
         OptionError: an option of another type was given, or there are too few rows for the type.
         StoreError: the stream has no rows.
     """
+    if is_remote(store.path):
+        raise StoreError(
+            f"an index lies beside its store, and {store.path} is elsewhere. Take the store here first: "
+            f"vidloc store pull {store.path} OUT"
+        )
     spec = searchable_spec(store, stream)
     table = row_table(store, stream)
     if table.num_rows == 0:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from vidloc.errors import StoreError
 from vidloc.stores.base import FeatureStore, FeatureWriter
@@ -13,16 +14,27 @@ from vidloc.stores.format import METADATA_NAME
 from vidloc.stores.hdf5_file import SIGNATURE
 from vidloc.stores.hdf5_store import Hdf5Store, Hdf5Writer, staging_of
 from vidloc.stores.lock import LOCK_NAME
+from vidloc.stores.reading import StoreReader
+from vidloc.stores.remote_files import current_options, is_remote, local_path
 from vidloc.stores.zarr_store import ZarrStore
 from vidloc.stores.zarr_writer import ZarrWriter
 
 Backend = Literal["zarr", "hdf5"]
 
+_ADDRESS = re.compile(r"[a-z][a-z0-9+]+:/")  # what is left of an address that was taken for a path
 _SUFFIXES: dict[str, Backend] = {".zarr": "zarr", ".h5": "hdf5", ".hdf5": "hdf5"}
 
 
-def open_store(path: str | Path) -> FeatureStore:
+def open_store(path: str | Path, *, storage_options: Mapping[str, Any] | None = None) -> FeatureStore:
     """See `vidloc.stores.base.open_store`."""
+    store: StoreReader
+    if is_remote(path):
+        from vidloc.stores.remote_store import RemoteStore
+
+        store = RemoteStore(str(path), current_options(storage_options))
+        _ = store.contents
+        return store
+    path = local_path(path)
     with _questions(Path(path)):
         store = ZarrStore(path) if _existing(Path(path)) == "zarr" else Hdf5Store(path)
     _ = store.contents  # damage is found here rather than at the first read
@@ -31,7 +43,7 @@ def open_store(path: str | Path) -> FeatureStore:
 
 def create_store(path: str | Path, *, backend: Backend | None = None) -> FeatureWriter:
     """See `vidloc.stores.base.create_store`."""
-    path = Path(path)
+    path = _writable(path)
     with _questions(path):
         taken = next((place for place in (path, staging_of(path)) if place.exists()), None)
     if taken is not None:
@@ -41,7 +53,7 @@ def create_store(path: str | Path, *, backend: Backend | None = None) -> Feature
 
 def append_to_store(path: str | Path) -> FeatureWriter:
     """See `vidloc.stores.base.append_to_store`."""
-    path = Path(path)
+    path = _writable(path)
     with _questions(path):
         there = path.exists() or staging_of(path).exists()
         backend = _existing(path) if there else _by_suffix(path)
@@ -77,6 +89,15 @@ def _questions(path: Path) -> Iterator[None]:
         raise StoreError(f"store {path} cannot be read: {error}.") from error
 
 
+def _writable(path: str | Path) -> Path:
+    if is_remote(path):
+        raise StoreError(
+            f"store {path} is elsewhere, and stores are written on a disk of this machine only: one writer appends in "
+            "place and syncs. Write it here, then: vidloc store push STORE ADDRESS"
+        )
+    return local_path(path)
+
+
 def _writer(path: Path, backend: Backend) -> FeatureWriter:
     return ZarrWriter(path) if backend == "zarr" else Hdf5Writer(path)
 
@@ -93,6 +114,8 @@ def _existing(path: Path) -> Backend:
         raise StoreError(f"{path} is no store: neither a Zarr folder nor an HDF5 file.")
     if staging_of(path).is_dir():
         return "hdf5"
+    if _ADDRESS.match(str(path)):
+        raise StoreError(f"{path} names a store elsewhere, where this takes stores of this machine: vidloc store pull.")
     raise StoreError(f"store {path} is not there. `vidloc extract` makes one.")
 
 

@@ -203,8 +203,12 @@ class FeatureWriter(FeatureStore, Protocol):
         """Fold the journal, so that plain zarr or h5py clients see all commits (HDF5: at `close` only)."""
 
 
-def open_store(path: str | Path) -> FeatureStore:
+def open_store(path: str | Path, *, storage_options: Mapping[str, Any] | None = None) -> FeatureStore:
     """Open a store for reading; the backend is recognised by content, not by name.
+
+    Args:
+        path: on this machine, or the address of a store elsewhere, as fsspec writes it: `s3://bucket/feats.zarr`.
+        storage_options: of an address: credentials, endpoint and the like, as fsspec's file system names them.
 
     Raises:
         StoreError: nothing there, or no store; the message says what was found.
@@ -212,7 +216,7 @@ def open_store(path: str | Path) -> FeatureStore:
     """
     from vidloc.stores import backends
 
-    return backends.open_store(path)
+    return backends.open_store(path, storage_options=storage_options)
 
 
 def create_store(path: str | Path, *, backend: Literal["zarr", "hdf5"] | None = None) -> FeatureWriter:
@@ -237,12 +241,23 @@ def append_to_store(path: str | Path) -> FeatureWriter:
     return backends.append_to_store(path)
 
 
+def expect(store: FeatureStore, stream: str, items: Sequence[str], fields: Sequence[str] | None = None) -> None:
+    """Tell a store which items will be read next, in this order, and which fields (`None`: all) of them.
+
+    A store that lies elsewhere then brings many at a time; others need not know.
+    """
+    told = getattr(store, "expect", None)
+    if told is not None:
+        told(stream, items, fields)
+
+
 def gather(store: FeatureStore, stream: str, items: Sequence[str], field: str = "features") -> NDArray[Any]:
     """One field of several items, all rows one after another, read straight into one new array."""
     entries = store.entries(stream)
     counts = [entries[item].num_rows for item in items]
     spec = store.streams()[stream].fields[field]
     out = np.empty((sum(counts), *spec.entry_shape), dtype=spec.dtype)
+    expect(store, stream, items, [field])
     start = 0
     for item, count in zip(items, counts, strict=True):
         store.read_field(stream, item, field, out=out[start : start + count])

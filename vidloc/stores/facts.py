@@ -14,9 +14,10 @@ from vidloc.core.records import Status
 from vidloc.core.timeline import TimeGrid
 from vidloc.errors import StoreError
 from vidloc.stores.base import FeatureStore, StreamSpec, open_store
-from vidloc.stores.format import entry_bytes
 from vidloc.stores.hdf5_store import staging_of
 from vidloc.stores.operations import writer_of
+from vidloc.stores.remote_files import local_path
+from vidloc.stores.remote_store import RemoteStore
 from vidloc.stores.tables import STATUSES, WITH_ROWS
 
 _RANDOM = "random:"
@@ -78,7 +79,7 @@ class StoreFacts:
     Attributes:
         digest: content id; equal for equal rows in any backend.
         num_items: items known, with rows or not.
-        disk_bytes: space taken on the disk.
+        disk_bytes: space taken on the disk; of a store elsewhere, the bytes of its arrays.
         writer: who is writing it, empty where nobody is.
     """
 
@@ -115,9 +116,9 @@ def facts_of(path: str | Path) -> StoreFacts:
             backend=store.backend,
             digest=store.digest(),
             num_items=len(store.items()),
-            disk_bytes=disk_bytes(Path(path)),
+            disk_bytes=store.num_array_bytes if isinstance(store, RemoteStore) else disk_bytes(local_path(path)),
             streams=tuple(_stream_facts(store, spec) for spec in store.streams().values()),
-            writer=writer_of(path),
+            writer=store.writer if isinstance(store, RemoteStore) else writer_of(local_path(path)),
         )
 
 
@@ -131,17 +132,10 @@ def _stream_facts(store: FeatureStore, spec: StreamSpec) -> StreamFacts:
         spec=spec,
         statuses={status: counts[status] for status in STATUSES},
         num_rows=num_rows,
-        num_bytes=_row_bytes(store, spec, with_rows, num_rows),
+        num_bytes=sum(store.num_bytes(spec.name, item) for item in with_rows),
         window_s=window_s,
         stride_s=stride_s,
     )
-
-
-def _row_bytes(store: FeatureStore, spec: StreamSpec, items: list[str], num_rows: int) -> int:
-    dense = sum(entry_bytes(field.entry_shape, field.dtype) for field in spec.fields.values() if field.axis is None)
-    ragged = [name for name, field in spec.fields.items() if field.axis is not None]
-    # Views: only the ends of the ragged axes are read.
-    return dense * num_rows + sum(store.read_field(spec.name, item, name).nbytes for item in items for name in ragged)
 
 
 def _grid(store: FeatureStore, spec: StreamSpec, items: list[str]) -> tuple[Fraction | None, Fraction | None]:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from vidloc.errors import StoreError
 from vidloc.stores.backends import lock_folder
-from vidloc.stores.base import FeatureStore, ItemEntry, StreamSpec, append_to_store, open_store
+from vidloc.stores.base import FeatureStore, ItemEntry, StreamSpec, append_to_store, expect, open_store
 from vidloc.stores.digest import digest_of_rows
 from vidloc.stores.lock import LOCK_NAME, holder_of, remove_lock
 from vidloc.stores.tables import WITH_ROWS
@@ -73,6 +73,8 @@ def verify(path: str | Path, *, quick: bool = False, progress: Progress | None =
         specs = store.streams()
         entries = {name: _with_rows(store, name) for name in specs}
         total = sum(map(len, entries.values()))
+        for name in () if quick else specs:
+            expect(store, name, list(entries[name]))
         pairs = ((spec, item, entry) for name, spec in specs.items() for item, entry in entries[name].items())
         with ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="vidloc-verify") as threads:
             while wave := list(islice(pairs, _WAVE)):

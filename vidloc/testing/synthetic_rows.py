@@ -37,6 +37,9 @@ class MadeUpRows:
         """Seconds by item."""
         return {f"item_{n}": duration for n, duration in enumerate(_DURATIONS_S)}
 
+    def expect(self, role: str, items: Sequence[str]) -> None:
+        """See `RowReader`; everything is in memory."""
+
     def keys(self, role: str, item_id: str) -> None:
         """Rows are windows and answer no annotation."""
 
