@@ -38,7 +38,7 @@ def test_a_head_trains_straight_off_a_store_elsewhere_with_few_requests(tmp_path
         rows = [name for name in server.requests.elements() if "features" in name]
     # One for the rows of the training split, one for those that are predicted.
     assert len(rows) == 2
-    assert json.loads(there.stdout)["metrics"] == json.loads(here.stdout)["metrics"]
+    assert json.loads(there.stdout)["scores"] == json.loads(here.stdout)["scores"]
     record = json.loads((tmp_path / "there" / "run.json").read_text())
     assert [stream["store"] for stream in record["streams"].values()] == [url]
 

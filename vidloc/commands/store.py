@@ -15,6 +15,7 @@ from vidloc.cli import EXIT_FAILURES, console, echo_json
 from vidloc.commands.progress import progress_bar, size_text
 from vidloc.commands.storage import STORAGE_OPTION, STORE
 from vidloc.commands.store_making import MAKING
+from vidloc.commands.store_sharing import SHARING
 from vidloc.stores import operations
 from vidloc.stores.base import FeatureStore, ItemEntry, open_store
 from vidloc.stores.card import card_of
@@ -23,6 +24,7 @@ from vidloc.stores.comparing import diff as compare_stores
 from vidloc.stores.facts import StoreFacts, StreamFacts, facts_of
 from vidloc.stores.merging import merge as merge_stores
 from vidloc.stores.preview import FieldPreview, ItemPreview, head_of
+from vidloc.stores.signing import verify_signature
 from vidloc.stores.statistics import Moments, StoreStatistics, StreamStatistics, statistics_of
 from vidloc.stores.tables import STATUSES
 
@@ -44,6 +46,7 @@ def store() -> None:
     vidloc store merge all.zarr part1.zarr part2.zarr
     vidloc store subset small.zarr feats.zarr --items "P01_*" --streams slowfast_r50
     vidloc store convert feats.h5 feats.zarr
+    vidloc store pull s3://lab/feats.zarr mine.zarr --items "P01_*"
     vidloc store derive feats.zarr --stream "slow=pool(slowfast_r50,stride=1)"
     vidloc store card feats.zarr --out README.md
     """
@@ -137,23 +140,36 @@ def head(path: str | Path, item: str, *, streams: tuple[str, ...], num_rows: int
     default=False,
     help="Look at lengths and metadata only, or at every row. [default: full]",
 )
+@click.option("--signature", is_flag=True, help="Also make sure who signed it.")
+@click.option(
+    "--allowed-signers", type=_PATH, help="Names and public keys, as ssh-keygen takes them; with --signature."
+)
 @STORAGE_OPTION
 @_AS_JSON
 @click.pass_context
-def verify(ctx: click.Context, path: str | Path, *, quick: bool, as_json: bool) -> None:
+def verify(
+    ctx: click.Context, path: str | Path, *, quick: bool, signature: bool, allowed_signers: Path | None, as_json: bool
+) -> None:
     """Read every row and compare it with the digest that was committed; damage is named by stream and item.
 
     \b
     vidloc store verify feats.zarr
     vidloc store verify feats.zarr --quick
+    vidloc store verify feats.zarr --signature --allowed-signers allowed_signers
 
-    Exit codes: 0 sound, 3 damage found, 1 the store cannot be opened at all.
+    Exit codes: 0 sound, 3 damage found, 1 the store cannot be opened at all, or its signature does not hold.
     """
+    if signature != (allowed_signers is not None):
+        raise click.UsageError("--signature and --allowed-signers FILE go together.")
+    signed = None if allowed_signers is None else verify_signature(path, allowed_signers)
     with progress_bar("verify") as progress:
         report = operations.verify(path, quick=quick, progress=progress)
     if as_json:
-        echo_json(asdict(report))
+        echo_json(asdict(report) | {"signature": None if signed is None else asdict(signed)})
     else:
+        if signed is not None:
+            part = "all" if signed.is_whole else f"{signed.num_entries} of {signed.num_signed} entries"
+            click.echo(f"Signed by {signed.signer}: {part} of content id {signed.content}")
         for damage in report.damages:
             click.echo(f"DAMAGED {damage}")
         looked = "lengths and metadata of" if quick else "every row of"
@@ -409,5 +425,5 @@ def _origin_lines(stream: StreamFacts) -> Iterator[str]:
     yield f"{made_by}, weights {spec.weights or 'not stated'} (sha256 {spec.weights_sha256[:12] or '-'}; {licence})"
 
 
-for command in MAKING:
+for command in (*MAKING, *SHARING):
     store.add_command(command)

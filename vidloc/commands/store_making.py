@@ -16,6 +16,7 @@ from vidloc.errors import OptionError
 from vidloc.pipelines.extraction.items import open_dataset
 from vidloc.pipelines.item_choice import ChosenItems, ItemChoice, choose_items
 from vidloc.stores import rewriting
+from vidloc.stores.base import FeatureStore
 from vidloc.stores.components import add_fitted, add_projected
 from vidloc.stores.deriving import DeriveReport
 from vidloc.stores.deriving import derive as derive_stream
@@ -32,8 +33,8 @@ _MOST_NAMED = 5
 C = TypeVar("C", bound=Callable[..., Any])
 
 
-def _item_flags(command: C) -> C:
-    """The flags that choose items."""
+def item_flags(command: C) -> C:
+    """The flags that choose items, which `chosen_items` takes."""
     for flag in (
         click.option("--annotations", type=_PATH, help="The corpus's annotations, with --split."),
         click.option("--dataset", metavar="NAME[:option=value,...]", help="Corpus of the split."),
@@ -54,7 +55,7 @@ def _item_flags(command: C) -> C:
 @_OUT
 @_STORE
 @click.option("--streams", metavar="NAME,...", help="Only these streams. [default: all]")
-@_item_flags
+@item_flags
 @_AS_JSON
 @click.pass_context
 def subset(ctx: click.Context, /, out: Path, path: Path, *, streams: str | None, as_json: bool, **flags: Any) -> None:
@@ -68,8 +69,8 @@ def subset(ctx: click.Context, /, out: Path, path: Path, *, streams: str | None,
     The suffix of OUT names its backend. The same command goes on after a stop. Exit code 3: items of the split are
     not in STORE (they are listed).
     """
-    chosen = _chosen(path, flags)
-    names = None if streams is None else _names(streams)
+    chosen = chosen_items(path, flags)
+    names = None if streams is None else stream_names(streams)
     with progress_bar("subset") as progress:
         items = None if chosen is None else set(chosen.items)
         report = rewriting.subset(out, path, streams=names, items=items, progress=progress)
@@ -98,8 +99,8 @@ def drop(out: Path, path: Path, *, streams: str | None, patterns: tuple[str, ...
 
     Rows are never deleted in place, so that a content id goes on naming what was published under it.
     """
-    chosen = _chosen(path, {"patterns": patterns})
-    names = [] if streams is None else _names(streams)
+    chosen = chosen_items(path, {"patterns": patterns})
+    names = [] if streams is None else stream_names(streams)
     with progress_bar("drop") as progress:
         items = None if chosen is None else set(chosen.items)
         report = rewriting.without(out, path, streams=names, items=items, progress=progress)
@@ -159,7 +160,7 @@ def convert(out: Path, path: Path, *, dtypes: tuple[str, ...], as_json: bool) ->
 @_STORE
 @click.option("--stream", required=True, help="Stream to export.")
 @click.option("--format", "kind", type=click.Choice(FORMATS), required=True, help="Format of the files.")
-@_item_flags
+@item_flags
 @_AS_JSON
 @click.pass_context
 def export(
@@ -181,7 +182,7 @@ def export(
     which item and is written last. stream.json keeps where the rows come from. Exit code 3: items of the split are
     not in STORE, or failed when they were extracted (both are listed).
     """
-    chosen = _chosen(path, flags)
+    chosen = chosen_items(path, flags)
     with progress_bar("export") as progress:
         items = None if chosen is None else set(chosen.items)
         report = export_stream(out, path, stream, kind, items=items, progress=progress)
@@ -189,7 +190,7 @@ def export(
     if as_json:
         echo_json({**asdict(report), "missing": missing})
     else:
-        _say_missing(missing)
+        say_missing(missing)
         for item, reason in report.without_rows.items():
             click.echo(f"No rows: {item}: {reason}")
         click.echo(f"{out}: {report.num_items} items, {report.num_rows:,} rows of {stream} as {kind}.")
@@ -251,7 +252,7 @@ def derive(ctx: click.Context, /, path: Path, *, texts: tuple[str, ...], out: Pa
 @click.option("--save", type=_PATH, help="File for the components. [default: beside the store, STORE.NAME.safetensors]")
 @click.option("--fitted", type=_PATH, help="Use the components of this file in place of fitting any.")
 @_INTO
-@_item_flags
+@item_flags
 @_AS_JSON
 @click.pass_context
 def pca(ctx: click.Context, /, path: Path, *, stream: str, as_json: bool, out: Path | None, **flags: Any) -> None:
@@ -272,7 +273,7 @@ def pca(ctx: click.Context, /, path: Path, *, stream: str, as_json: bool, out: P
         raise click.UsageError("give either --components, to fit some, or --fitted, to use some.")
     name = flags["name"] or f"{stream}_pca"
     common = {"whiten": flags["whiten"], "out": out}
-    chosen = _chosen(path, flags)
+    chosen = chosen_items(path, flags)
     with progress_bar("pca") as progress:
         if fitted is not None:
             if chosen is not None or save is not None:
@@ -286,7 +287,7 @@ def pca(ctx: click.Context, /, path: Path, *, stream: str, as_json: bool, out: P
     if as_json:
         echo_json({**report.as_json(), "missing": missing})
     else:
-        _say_missing(missing)
+        say_missing(missing)
         ratios = report.components.explained_variance_ratio
         click.echo(
             f"{len(ratios)} components explain {100 * ratios.sum():.2f} % of the variance; kept in {report.file}"
@@ -319,14 +320,16 @@ def _dtypes(texts: tuple[str, ...]) -> dict[str, str]:
     return named | ({"": everywhere[0]} if everywhere else {})
 
 
-def _names(text: str) -> list[str]:
+def stream_names(text: str) -> list[str]:
+    """What `--streams` names."""
     names = [name.strip() for name in text.split(",")]
     if not all(names):
         raise OptionError(f"--streams takes NAME,NAME,..., got {text!r}.")
     return names
 
 
-def _chosen(path: Path, flags: dict[str, Any]) -> ChosenItems | None:
+def chosen_items(path: Path | FeatureStore, flags: dict[str, Any]) -> ChosenItems | None:
+    """The items that `item_flags` choose; `None` where all are meant."""
     dataset = flags.get("dataset")
     choice = ItemChoice(
         patterns=flags["patterns"],
@@ -343,14 +346,15 @@ def _print(out: Path, report: rewriting.CopyReport, *, as_json: bool, missing: t
         return
     for note in report.notes:
         click.echo(f"Note: {note}", err=True)
-    _say_missing(missing)
+    say_missing(missing)
     click.echo(
         f"{out}: {report.num_items} items, {size_text(report.disk_bytes)}; {report.num_copied} of "
         f"{report.num_entries} entries copied. Content id {report.digest}"
     )
 
 
-def _say_missing(missing: tuple[str, ...]) -> None:
+def say_missing(missing: tuple[str, ...]) -> None:
+    """List items of a split that a store lacks."""
     if missing:
         more = ", ..." if len(missing) > _MOST_NAMED else ""
         click.echo(f"Not in the store: {len(missing)} items of the split: {', '.join(missing[:_MOST_NAMED])}{more}")

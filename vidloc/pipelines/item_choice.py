@@ -9,7 +9,7 @@ from pathlib import Path
 from vidloc.core.patterns import matching
 from vidloc.datasets.base import Dataset
 from vidloc.errors import OptionError, UnknownNameError, did_you_mean
-from vidloc.stores.base import open_store
+from vidloc.stores.base import FeatureStore, open_store
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class ChosenItems:
     missing: tuple[str, ...] = ()
 
 
-def choose_items(store: str | Path, choice: ItemChoice) -> ChosenItems | None:
+def choose_items(store: str | Path | FeatureStore, choice: ItemChoice) -> ChosenItems | None:
     """The items asked for; `None` where all are meant.
 
     Raises:
@@ -51,8 +51,11 @@ def choose_items(store: str | Path, choice: ItemChoice) -> ChosenItems | None:
         if choice.dataset is not None or choice.annotations is not None:
             raise OptionError("--dataset and --annotations choose items by a split: add --split NAME.")
         return None
-    with open_store(store) as opened:
-        known = opened.items()
+    if isinstance(store, FeatureStore):
+        known = store.items()
+    else:
+        with open_store(store) as opened:
+            known = opened.items()
     kept, missing = set(known), set[str]()
     if choice.patterns:
         kept &= _by_pattern(known, choice.patterns)
@@ -63,8 +66,9 @@ def choose_items(store: str | Path, choice: ItemChoice) -> ChosenItems | None:
         missing = wanted - set(known)
         kept &= wanted
     if not kept:
+        place = store.path if isinstance(store, FeatureStore) else store
         raise UnknownNameError(
-            f"none of the {len(known)} items of {store} is among those asked for. Run: vidloc store ls {store}"
+            f"none of the {len(known)} items of {place} is among those asked for. Run: vidloc store ls {place}"
         )
     return ChosenItems(tuple(sorted(kept, key=str.encode)), tuple(sorted(missing)))
 

@@ -34,6 +34,10 @@ _GAP_SHARE = 0.1
 _MAX_GAP_BYTES = 1024**2
 _LATER = (408, 425, 429)
 _TIMEOUT_S = 60.0
+_LASTING_KINDS = (
+    *(FileNotFoundError, PermissionError, IsADirectoryError),
+    *(TypeError, ValueError, ImportError, NotImplementedError),
+)
 # Named, since their package need not be installed: nothing that time would mend.
 _LASTING = ("NoCredentialsError", "PartialCredentialsError", "ProfileNotFound", "ParamValidationError")
 
@@ -168,10 +172,30 @@ class RemoteFiles:
             FileNotFoundError: it is not there.
             StoreError: the server does not say.
         """
-        size = self._retried(name, lambda: self._fs.info(self.at(name)).get("size"))
+        size = self._facts(name).get("size")
         if not isinstance(size, int):
             raise StoreError(f"{self.url}: the server does not say how long {name or 'the file'} is.")
         return size
+
+    def etag(self, name: str) -> tuple[int | None, str] | None:
+        """Size of a file and the server's mark of its content, empty where it gives none; `None` for no such file."""
+        try:
+            self._fs.invalidate_cache()
+            facts = self._facts(name)
+        except FileNotFoundError:
+            return None
+        return facts.get("size"), str(facts.get("ETag") or "").strip('"')
+
+    def put(self, source: Path, name: str) -> None:
+        """Send a file.
+
+        Raises:
+            StoreError: the place takes none, or it did not arrive.
+        """
+        try:
+            self._retried(name, lambda: self._fs.put_file(str(source), self.at(name)))
+        except FileNotFoundError as error:
+            raise StoreError(f"{self.at(name)} cannot be written: there is no such place ({error}).") from error
 
     def fetch(self, wanted: Sequence[ByteRange]) -> list[memoryview]:
         """Bytes of some ranges, in their order.
@@ -195,6 +219,12 @@ class RemoteFiles:
         if self._folder is not None:
             self._folder.cleanup()
             self._folder = None
+
+    def _facts(self, name: str) -> Mapping[str, Any]:
+        facts: Mapping[str, Any] = self._retried(name, lambda: self._fs.info(self.at(name)))
+        if facts.get("type") == "directory":  # of an object store: other names begin with this one
+            raise FileNotFoundError(self.at(name))
+        return facts
 
     def _bodies(self, runs: Sequence[ByteRange]) -> list[bytes]:
         if not self.serves_ranges:
@@ -269,7 +299,7 @@ class RemoteFiles:
             return StoreError(f"{self.url}: {name or 'the file'} is missing; the store is damaged, or no store.")
         said = str(error) or type(error).__name__
         return StoreError(
-            f"{self.url}: {name or 'the file'} cannot be read: {said}. Credentials, a profile, an endpoint or "
+            f"{self.url}: {name or 'the file'} cannot be had: {said}. Credentials, a profile, an endpoint or "
             "anonymous access are given as fsspec names them: --storage-option profile=lab, anon=true, ..."
         )
 
@@ -331,9 +361,7 @@ def _protocol(url: str) -> str:
 
 def _is_lasting(error: Exception) -> bool:
     """Whether another attempt would end the same."""
-    if isinstance(
-        error, FileNotFoundError | PermissionError | IsADirectoryError | TypeError | ValueError | ImportError
-    ):
+    if isinstance(error, _LASTING_KINDS):
         return True
     status = getattr(error, "status", None)
     return type(error).__name__ in _LASTING or (

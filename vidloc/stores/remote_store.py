@@ -32,7 +32,7 @@ from vidloc.stores.zarr_store import parse_catalog
 
 _AHEAD_BYTES = 64 * 1024**2
 _MAX_AHEAD_ITEMS = 4096
-_READ_BYTES = 256 * 1024  # of an HDF5 file's metadata at a time
+_READ_BYTES = 16 * 1024  # of an HDF5 file's metadata at a time
 _ATTEMPTS = 5
 _HDF5_SUFFIXES = (".h5", ".hdf5")
 
@@ -162,8 +162,10 @@ class RemoteStore(StoreReader):
     def wanted(self, stream: str, items: Sequence[str], fields: frozenset[str]) -> list[ByteRange]:
         """Where the bytes of some items' rows lie: all that a reader of them asks for, after the tables."""
         state = self._state(stream)
-        first = self._dense(state, items, fields)
-        return [one for part in (*first, *self._ragged(state, items, fields)) for one in _ranges(part)]
+        with self._lock:
+            bring(self._ends(state, items, fields))
+            first = self._dense(state, items, fields)
+            return [one for part in (*first, *self._ragged(state, items, fields)) for one in _ranges(part)]
 
     def close(self) -> None:
         """See `FeatureStore`."""
@@ -226,13 +228,20 @@ class RemoteStore(StoreReader):
         names = [name for name in fields if state.spec.fields[name].axis is None]
         if state.spec.timeline == "spans":
             names.append("spans")
-        ends = {str(axis) for name in fields if (axis := state.spec.fields[name].axis) is not None}
-        wanted = []
+        wanted = self._ends(state, items, fields)
         for part, entry in self._entries(state, items):
             first, stop = entry.first_row, entry.first_row + entry.num_rows
             wanted += [Wanted(_remote(part, name), first, stop) for name in names]
-            wanted += [Wanted(_remote(part, f"{axis}_end"), max(first - 1, 0), stop) for axis in ends]
         return wanted
+
+    def _ends(self, state: StreamState, items: Sequence[str], fields: frozenset[str]) -> list[Wanted]:
+        """Ends of ragged axes, with the one before the first row."""
+        ends = sorted({str(axis) for name in fields if (axis := state.spec.fields[name].axis) is not None})
+        return [
+            Wanted(_remote(part, f"{axis}_end"), max(entry.first_row - 1, 0), entry.first_row + entry.num_rows)
+            for part, entry in self._entries(state, items)
+            for axis in ends
+        ]
 
     def _ragged(self, state: StreamState, items: Sequence[str], fields: frozenset[str]) -> list[Wanted]:
         """Fields with any number of entries per row; their ends are asked for."""
