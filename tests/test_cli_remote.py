@@ -10,6 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from vidloc.cli import vidloc
+from vidloc.commands.storage import without_secrets
 from vidloc.stores import remote_files
 from vidloc.testing.planted import make_detection
 
@@ -60,3 +61,10 @@ def test_info_ls_verify_and_search_take_an_address(tmp_path):
         failed = call("index", "build", url, "--stream", "frames")
         assert "vidloc store pull" in str(failed.exception)
         assert call("store", "info", url, "--storage-option", "anon").exit_code != 0
+
+
+def test_values_of_storage_options_are_not_kept_in_records():
+    typed = ["train-head", "--storage-option", "secret=a=b", "--storage-option=key=x", "--store", "s3://lab/f.zarr"]
+    assert without_secrets(typed) == [
+        *("train-head", "--storage-option", "secret=...", "--storage-option=key=...", "--store", "s3://lab/f.zarr")
+    ]

@@ -42,6 +42,19 @@ def storage_flag() -> click.Option:
     return click.Option([_FLAG, "_storage"], **_SETTINGS)
 
 
+def without_secrets(arguments: Sequence[str]) -> list[str]:
+    """A command line as it may be kept in a record: values of storage options, which may be passwords, left out."""
+    kept: list[str] = []
+    for argument in arguments:
+        follows = bool(kept) and kept[-1] == _FLAG
+        if follows or argument.startswith(f"{_FLAG}="):
+            key = argument.removeprefix(f"{_FLAG}=").partition("=")[0]
+            kept.append(f"{key}=..." if follows else f"{_FLAG}={key}=...")
+        else:
+            kept.append(argument)
+    return kept
+
+
 STORE = StorePlace()
 _SETTINGS: dict[str, Any] = {
     "multiple": True,

@@ -138,7 +138,7 @@ def head(path: str | Path, item: str, *, streams: tuple[str, ...], num_rows: int
 @click.option(
     "--quick/--full",
     default=False,
-    help="Look at lengths and metadata only, or at every row. [default: full]",
+    help="Look at lengths and metadata only (stores of this machine), or at every row. [default: full]",
 )
 @click.option("--signature", is_flag=True, help="Also make sure who signed it.")
 @click.option(
@@ -172,7 +172,7 @@ def verify(
             click.echo(f"Signed by {signed.signer}: {part} of content id {signed.content}")
         for damage in report.damages:
             click.echo(f"DAMAGED {damage}")
-        looked = "lengths and metadata of" if quick else "every row of"
+        looked = "lengths and metadata of" if report.quick else "every row of"
         click.echo(f"Looked at {looked} {report.num_entries} entries ({report.num_rows:,} rows).")
         click.echo(f"{len(report.damages)} are damaged." if report.damages else f"Sound. Content id {report.digest}")
     ctx.exit(EXIT_FAILURES if report.damages else 0)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from vidloc.cli import EXIT_FAILURES, console, echo_json, given, option_flags
-from vidloc.commands.storage import STORAGE_OPTION, storage_flag
+from vidloc.commands.storage import STORAGE_OPTION, storage_flag, without_secrets
 from vidloc.core import registry
 from vidloc.core.grammar import parse_encoder, parse_pairs
 from vidloc.errors import OptionError, did_you_mean
@@ -317,7 +317,7 @@ def _train(ctx: click.Context, plan: TrainPlan, out: Path, *, as_json: bool) -> 
     from vidloc.commands.scores import EpochLine, print_scores
     from vidloc.pipelines.train import train
 
-    command = shlex.join(["vidloc", *sys.argv[1:]])
+    command = shlex.join(["vidloc", *without_secrets(sys.argv[1:])])
     try:
         with EpochLine(console(stderr=True)) as line:
             report = train(plan, out, command=command, notice=_notice, on_epoch=line.show)

@@ -14,6 +14,7 @@ from vidloc.stores.backends import lock_folder
 from vidloc.stores.base import FeatureStore, ItemEntry, StreamSpec, append_to_store, expect, open_store
 from vidloc.stores.digest import digest_of_rows
 from vidloc.stores.lock import LOCK_NAME, holder_of, remove_lock
+from vidloc.stores.remote_store import RemoteStore
 from vidloc.stores.tables import WITH_ROWS
 
 Progress = Callable[[int, int], None]
@@ -62,7 +63,8 @@ def verify(path: str | Path, *, quick: bool = False, progress: Progress | None =
     are hashed at a time, on threads; their rows are mapped and not copied, so that memory does not grow with the store.
 
     Args:
-        quick: look only at metadata, and whether every file is long enough to hold its rows.
+        quick: look only at metadata, and whether every file is long enough to hold its rows; of a store elsewhere
+            all rows are read in any case.
 
     Raises:
         StoreError: nothing can be verified, since the path holds no store or its tables cannot be read.
@@ -70,6 +72,7 @@ def verify(path: str | Path, *, quick: bool = False, progress: Progress | None =
     damages: list[Damage] = []
     num_rows = done = 0
     with open_store(path) as store:
+        quick = quick and not isinstance(store, RemoteStore)
         specs = store.streams()
         entries = {name: _with_rows(store, name) for name in specs}
         total = sum(map(len, entries.values()))

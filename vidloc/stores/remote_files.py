@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import random
 import tempfile
+import threading
 import time
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -132,6 +133,7 @@ class RemoteFiles:
         self._ranges: bool | None = None if _protocol(self.url) in ("http", "https") else True
         self._whole: dict[str, Path] = {}
         self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._fetching = threading.Lock()
 
     @property
     def serves_ranges(self) -> bool:
@@ -257,12 +259,13 @@ class RemoteFiles:
         return answers
 
     def _from_whole(self, run: ByteRange) -> bytes:
-        if run.name not in self._whole:
-            if self._folder is None:
-                self._folder = tempfile.TemporaryDirectory(prefix="vidloc-")
-            path = Path(self._folder.name) / str(len(self._whole))
-            self._retried(run.name, lambda: self._fs.get_file(self.at(run.name), str(path)))
-            self._whole[run.name] = path
+        with self._fetching:
+            if run.name not in self._whole:
+                if self._folder is None:
+                    self._folder = tempfile.TemporaryDirectory(prefix="vidloc-")
+                path = Path(self._folder.name) / str(len(self._whole))
+                self._retried(run.name, lambda: self._fs.get_file(self.at(run.name), str(path)))
+                self._whole[run.name] = path
         with self._whole[run.name].open("rb") as file:
             file.seek(run.start)
             data = file.read(run.size)
