@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import json
-import sys
-from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from remote_servers import file_server
 
 from vidloc.cli import vidloc
 from vidloc.commands.storage import without_secrets
 from vidloc.stores import remote_files
 from vidloc.testing.planted import make_detection
-
-sys.path.insert(0, str(Path(__file__).parent / "stores"))
-
-from remote_servers import file_server
 
 
 @pytest.fixture(autouse=True)
