@@ -24,6 +24,7 @@ from vidloc.stores.comparing import diff as compare_stores
 from vidloc.stores.facts import StoreFacts, StreamFacts, facts_of
 from vidloc.stores.merging import merge as merge_stores
 from vidloc.stores.preview import FieldPreview, ItemPreview, head_of
+from vidloc.stores.remote_files import is_remote
 from vidloc.stores.signing import verify_signature
 from vidloc.stores.statistics import Moments, StoreStatistics, StreamStatistics, statistics_of
 from vidloc.stores.tables import STATUSES
@@ -67,8 +68,9 @@ def info(path: str | Path, *, as_json: bool) -> None:
         echo_json(facts.as_json())
         return
     out = console()
+    where = "of arrays" if is_remote(facts.path) else "on disk"
     out.print(
-        f"{facts.path}: {facts.backend} store, {facts.num_items} items, {size_text(facts.disk_bytes)} on disk",
+        f"{facts.path}: {facts.backend} store, {facts.num_items} items, {size_text(facts.disk_bytes)} {where}",
         markup=False,
     )
     out.print(f"content id {facts.digest}")
