@@ -36,6 +36,7 @@ def named(
 def write_folder(path: Path, files: Mapping[str, bytes]) -> Path:
     path.mkdir(parents=True)
     for name, content in files.items():
+        (path / name).parent.mkdir(exist_ok=True)
         (path / name).write_bytes(content)
     return path
 
@@ -61,3 +62,13 @@ def write_lossless(path: Path, pictures: Iterable[np.ndarray], *, fps: Fraction 
             container.mux(track.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
         container.mux(track.encode(None))
     return path
+
+
+def of_flow(levels: Iterable[np.ndarray], *, first: int = 1, ending: str = ".png") -> dict[str, bytes]:
+    """Contents by name below a folder or archive, of levels `(height, width, 2)`: all of `u`, then all of `v`."""
+    kept = list(levels)
+    return {
+        f"{side}/{name}": content
+        for channel, side in enumerate("uv")
+        for name, content in named((both[..., channel] for both in kept), first=first, ending=ending).items()
+    }

@@ -353,7 +353,7 @@ def test_a_video_file_wins_over_frames_and_an_archive_over_its_folder(tmp_path, 
     assert media.notes == ("1 videos are there as frames too; the video files are taken.",)
     assert list(epic().find_media(root, None).frame_rates) == ["P01_101", "P09_09"]
     layout(root, "rgb/train/P01/P01_101.tar")
-    with pytest.raises(MediaError, match=r"the frames of P01_101 lie below .* twice: .* and .*Give --root"):
+    with pytest.raises(MediaError, match=r"the pictures of P01_101 lie below .* twice: .* and .*Give --root"):
         epic().find_media(root, three_videos)
 
 
@@ -370,6 +370,52 @@ def test_rates_of_frames_are_those_that_their_numbers_follow(epic55, epic100, sh
     assert all(0 < late < 0.4 for late in late_s.values())
     assert all(late > 480 for late in wrong.values())
     assert (epic55.fps["P01_01"], epic100.fps["P01_101"]) == (Fraction(60_000, 1001), 50)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        [f"frames_rgb_flow/flow/{n}.tar" for n in ("train/P01/P01_01", "train/P01/P01_101", "test/P02/P02_03")],
+        [f"EPIC-KITCHENS/P{n[:2]}/flow_frames/P{n}.tar" for n in ("01_01", "01_101", "02_03")],
+        ["P01/flow_frames/P01_01", "flow_frames/P01_101", "flow/train/P02/P02_03"],
+    ],
+)
+def test_released_flow_is_found_beside_frames_and_never_taken_for_them(tmp_path, three_videos, names):
+    files = [name if name.endswith(".tar") else f"{name}/v/frame_0000000001.jpg" for name in names]
+    root = layout(tmp_path / "root", *files, "P01/rgb_frames/P01_01.tar", "rgb/train/P01/P01_101.tar")
+    media = epic().find_flow(root, three_videos)
+    assert [path.relative_to(root).as_posix() for path in media.paths.values()] == names
+    assert (media.missing, media.ignored) == ((), {})
+    assert {item: rate.fps for item, rate in media.frame_rates.items()} == {"P01_01": 30, "P01_101": 50, "P02_03": 30}
+    assert epic().find_media(root, three_videos).missing == ("P02_03",)
+    layout(root, "P09/flow_frames/P09_09.tar")
+    assert epic().find_flow(root, three_videos).ignored == {
+        "P09/flow_frames/P09_09.tar": "epic100 does not annotate this video"
+    }
+    layout(root, "frames_rgb_flow/flow/P01_01.tar")
+    with pytest.raises(MediaError, match=r"the pictures of P01_01 lie below .* twice"):
+        epic().find_flow(root, three_videos)
+
+
+def test_rates_of_flow_put_each_picture_at_its_frame(epic100, shared, tmp_path):
+    """The flow of frame n is what is shown when it is; the published counts of both confirm the strides of 2 and 1."""
+    with (shared / "data" / "epic100" / "EPIC_100_frame_counts.csv").open(encoding="utf-8") as file:
+        counts = {
+            row["video_id"]: (int(row["rgb_n_frames"]), int(row["flow_n_frames"])) for row in csv.DictReader(file)
+        }
+    root = layout(
+        tmp_path / "root", *(f"{item[:3]}/{kind}_frames/{item}.tar" for item in counts for kind in ("rgb", "flow"))
+    )
+    frames, flow = (found(root, epic100).frame_rates for found in (epic().find_media, epic().find_flow))
+    shown = {
+        item: [math.floor((n - 1) / frames[item].fps * flow[item].fps) + 1 for n in (1, 2, 3, 202)]
+        for item in ("P01_01", "P01_101")
+    }
+    assert shown == {"P01_01": [1, 1, 2, 101], "P01_101": [1, 2, 3, 202]}
+    for item in frames:
+        num_frames, num_flow = counts[item]
+        stride = frames[item].fps / flow[item].fps
+        assert num_frames - stride * num_flow in ((1, 2) if stride == 2 else (0,)), item
 
 
 def test_missing_and_foreign_videos_are_listed(tmp_path, three_videos):

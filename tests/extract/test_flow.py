@@ -174,7 +174,7 @@ class TestScaling:
         flow = np.zeros((5, 2, 3, 2), np.float32)
         flow[..., 0] = np.arange(5)[:, None, None] * 2  # to the right, faster from pair to pair
         flow[..., 1] = -4
-        stack = tsn_stack(flow)
+        stack = tsn_stack(grey_levels(flow))
         assert (stack.shape, stack.dtype) == ((10, 2, 3), np.uint8)
         assert stack[:, 0, 0].tolist() == [128, 102, 140, 102, 153, 102, 166, 102, 178, 102]
 

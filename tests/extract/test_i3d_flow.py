@@ -162,7 +162,7 @@ def test_the_variant_brings_its_weights_and_its_algorithm(monkeypatch, tmp_path)
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"flow": "farneback"}, "'tvl1', 'raft_large' or 'raft_small'"),
+        ({"flow": "farneback"}, "'tvl1', 'raft_large', 'raft_small' or 'released'"),
         ({"flow": "raft_large", "flow_updates": "0"}, "greater than or equal to 1"),
         ({"flow_weights": "random:0"}, "add flow=raft_large"),
         ({"num_frames": "8"}, "greater than or equal to 9"),

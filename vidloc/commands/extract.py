@@ -54,7 +54,7 @@ _PATH = click.Path(path_type=Path)
     "--videos",
     type=_PATH,
     help="A csv with the columns item_id,path (or path alone), in place of --root; folders and tar archives of "
-    "numbered pictures need a column fps.",
+    "numbered pictures need a column fps, and released flow pictures are named by flow_path and flow_fps.",
 )
 @click.option("--split", help="Only the items of this split of the annotations.")
 @click.option(
@@ -164,7 +164,8 @@ def extract(ctx: click.Context, /, **flags: Any) -> None:
     vidloc extract --dataset folder --root my_videos/ --store feats.h5 --encoder i3d_r50:weights=random:0
 
     Videos may be kept as numbered pictures (frame_0000000001.jpg), in folders or tar archives that are not unpacked:
-    the released frames of EPIC-KITCHENS are found below --root, others are named by --videos.
+    the released frames of EPIC-KITCHENS are found below --root, others are named by --videos. So is its released flow,
+    for encoders with flow=released.
 
     The same command resumes: what the store holds is skipped, items that failed are tried again, and a further
     --encoder does its own rows only. Two checkpoints of one network are two streams:

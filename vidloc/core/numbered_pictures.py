@@ -6,6 +6,11 @@
 A picture's number is the last digits of its name before `.jpg`, `.jpeg` or `.png`; all that comes before them is the
 name of the series. Numbers count from 1, as those of FFmpeg and EPIC-KITCHENS do; a series that has a number 0 counts
 from there.
+
+Released optical flow is kept in the same way, as two grey pictures per number:
+
+    P01_01/u/frame_0000000001.jpg   motion to the right
+    P01_01/v/frame_0000000001.jpg   motion downwards, at the same time
 """
 
 from __future__ import annotations
@@ -34,6 +39,19 @@ class FrameRate:
     fps: Fraction
     basis: str
     duration_s: float | None = None
+
+
+@dataclass(frozen=True)
+class FlowPictures:
+    """Released optical flow of one item.
+
+    Attributes:
+        path: the folder or tar archive that holds the folders `u` and `v`.
+        rate: pairs of pictures per second, which need not be the rate of the frames they were made from.
+    """
+
+    path: Path
+    rate: FrameRate
 
 
 def archive_stem(path: Path) -> str | None:

@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 from vidloc.core.numbered_pictures import FrameRate
 from vidloc.core.options import Options as BaseOptions
 from vidloc.core.records import Narration, Segment
-from vidloc.errors import UnknownNameError, did_you_mean
+from vidloc.errors import OptionError, UnknownNameError, did_you_mean
 
 
 @dataclass(frozen=True)
@@ -141,3 +141,14 @@ class Dataset(ABC):
     @abstractmethod
     def find_media(self, root: Path, annotations: Annotations | None) -> Media:
         """Videos below `root` in the corpus's official layout; without annotations, all videos there."""
+
+    def find_flow(self, root: Path, annotations: Annotations | None) -> Media:
+        """Flow that the corpus released, below `root`: a folder or tar archive of it, and its rate, for each item.
+
+        Raises:
+            OptionError: it released none.
+        """
+        raise OptionError(
+            f"{self.name} has no released flow pictures that are known here. Leave out flow=released and have flow "
+            "computed, or list the pictures: --videos list.csv with the columns flow_path and flow_fps."
+        )

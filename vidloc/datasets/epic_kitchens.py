@@ -28,7 +28,7 @@ from vidloc.core.options import Options
 from vidloc.core.records import Narration, Segment
 from vidloc.datasets.base import Annotations, Dataset, Media
 from vidloc.datasets.epic_groups import many_shot_groups, tail_classes
-from vidloc.datasets.epic_media import VIDEO_NAME, find_epic_media
+from vidloc.datasets.epic_media import VIDEO_NAME, find_epic_flow, find_epic_media
 from vidloc.datasets.tables import Row, Table, find_table, read_table
 from vidloc.errors import AnnotationError, OptionError
 
@@ -95,12 +95,20 @@ class EpicKitchens(Dataset):
     def find_media(self, root: Path, annotations: Annotations | None) -> Media:
         """Videos in any of the official layouts, and the released frames of those that are not there.
 
-        `vidloc.datasets.epic_media` says which they are; flow and object images are not looked at.
+        `vidloc.datasets.epic_media` says which they are; object images are not looked at.
 
         Raises:
             MediaError: no such folder, or two different copies of one video.
         """
         return find_epic_media(root, annotations)
+
+    def find_flow(self, root: Path, annotations: Annotations | None) -> Media:
+        """The released flow pictures, in any of the official layouts.
+
+        Raises:
+            MediaError: no such folder, or two different copies of one video's flow.
+        """
+        return find_epic_flow(root, annotations)
 
 
 DATASET = EpicKitchens

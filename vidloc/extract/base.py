@@ -71,6 +71,15 @@ class ClipInput:
 
 
 @dataclass(frozen=True)
+class FlowInput(ClipInput):
+    """A window of released flow, a pair of pictures per frame: `Sample.data` is uint8 `(num_frames, height, width, 2)`.
+
+    Horizontal and vertical, as grey levels with no motion in the middle; resized and cropped like any picture. Levels
+    are not rescaled with the size; where the square is mirrored, horizontal ones are 255 less the level.
+    """
+
+
+@dataclass(frozen=True)
 class FrameInput:
     """One frame at the row's centre: `Sample.data` is uint8 `(height, width, 3)`, RGB."""
 

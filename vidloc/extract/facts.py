@@ -16,19 +16,24 @@ _MIB = 1 << 20
 
 
 def item_info(
-    item_id: str, path: str | Path, *, video: VideoReport | None = None, audio: AudioReport | None = None
+    item_id: str,
+    path: str | Path | None,
+    *,
+    video: VideoReport | None = None,
+    audio: AudioReport | None = None,
+    flow: VideoReport | None = None,
 ) -> ItemInfo:
     """Facts of an item; a track that was not decoded (not there, or not asked for) leaves its facts open.
 
     Args:
-        path: its file, or its folder of pictures.
+        path: its file, or its folder of pictures; `None` where it has released flow alone.
+        flow: of its released flow, which tells how long the item is where nothing else does.
 
     Raises:
         OSError: the file cannot be read.
     """
-    path = Path(path)
-    mark = source_mark(path)
-    timed = video or audio
+    mark = None if path is None else source_mark(Path(path))
+    timed = video or audio or flow
     return ItemInfo(
         item_id=item_id,
         duration_s=None if timed is None else float(timed.duration_s),
@@ -41,9 +46,9 @@ def item_info(
         width_px=None if video is None else video.width_px,
         height_px=None if video is None else video.height_px,
         sample_rate_hz=None if audio is None else audio.sample_rate_hz,
-        source_name=path.name,
-        source_bytes=mark.num_bytes,
-        source_sha256=mark.sha256,
+        source_name=None if path is None else Path(path).name,
+        source_bytes=None if mark is None else mark.num_bytes,
+        source_sha256=None if mark is None else mark.sha256,
     )
 
 

@@ -1,10 +1,12 @@
 """Optical flow between a clip's neighbouring frames, each pair computed once: what encoders of motion are fed.
 
 A clip of n + 1 frames has n flows: how far, in pixels, what is seen at a place of one frame has moved by the next,
-horizontal (to the right) and vertical (downwards). An encoder asks for the frame beyond its window with
-`ClipInput(..., frames_after=1)`, turns `Sample.data` into flows with `OpticalFlow.of`, and brings these to its own
-numbers with `vidloc.extract.flow_scaling`. Who learned from which algorithm matters: their flows are different
-features, so that the algorithm and all it was told are part of the stream's provenance (`OpticalFlow.described`).
+horizontal (to the right) and vertical (downwards). An encoder asks for what `Motion.input` says, turns `Sample.data`
+into flows with `Motion.of`, and brings these to its own numbers with `vidloc.extract.flow_scaling`. Who learned from
+which algorithm matters: their flows are different features, so that the algorithm and all it was told are part of the
+stream's provenance (`Motion.described`).
+
+With `flow=released` nothing is computed: see `vidloc.extract.released_flow`.
 
 Flow is computed on the resized frame and cropped afterwards, as video_features does: what moves into the crop is seen
 before it arrives, and a crop's border is not a border of the picture.
@@ -18,21 +20,24 @@ from __future__ import annotations
 import hashlib
 from collections import OrderedDict
 from collections.abc import Mapping
+from fractions import Fraction
 from itertools import pairwise
-from typing import Literal, Self
+from typing import Literal, Protocol, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from pydantic import Field, JsonValue, model_validator
 
-from vidloc.extract.base import EncoderOptions
+from vidloc.extract.base import ClipInput, EncoderOptions, FrameSize
 from vidloc.extract.flow_algorithm import Flow, FlowAlgorithm
+from vidloc.extract.flow_scaling import grey_levels
 from vidloc.extract.pictures import cropped
 from vidloc.extract.raft import Raft
+from vidloc.extract.released_flow import BOUND_PX, ReleasedFlow
 from vidloc.extract.tvl1 import TVL1, opencv_contrib
 
-FlowName = Literal["tvl1", "raft_large", "raft_small"]
+FlowName = Literal["tvl1", "raft_large", "raft_small", "released"]
 
 _CACHE_BYTES = 256 * 2**20
 
@@ -42,8 +47,8 @@ class FlowOptions(EncoderOptions):
 
     flow: FlowName = Field(
         "tvl1",
-        description="Algorithm: tvl1 (OpenCV, on the CPU; what the published flow networks learned from), or RAFT "
-        "(torchvision's, on the encoder's device).",
+        description="Algorithm: tvl1 (OpenCV, on the CPU; what the published flow networks learned from), RAFT "
+        "(torchvision's, on the encoder's device), or released: the corpus's flow pictures, such as EPIC-KITCHENS's.",
     )
     # Not among the recorded options: the hash of the file is recorded instead.
     flow_weights: str = Field(
@@ -52,12 +57,62 @@ class FlowOptions(EncoderOptions):
         description="RAFT's checkpoint: a path, 'random:SEED' for untrained weights, or empty for the published ones.",
     )
     flow_updates: int = Field(20, ge=1, description="How often RAFT refines its flow; 20 as in video_features.")
+    flow_bound_px: float = Field(
+        BOUND_PX,
+        gt=0,
+        le=1000,
+        description="Motion that white stands for in released flow pictures, pixels; black is as much the other way.",
+    )
 
     @model_validator(mode="after")
-    def _weights_are_used(self) -> Self:
-        if self.flow_weights and self.flow == "tvl1":
-            raise ValueError("flow_weights is given but flow is tvl1, which learns nothing; add flow=raft_large")
+    def _weights_and_bound_are_used(self) -> Self:
+        if self.flow_weights and self.flow in ("tvl1", "released"):
+            raise ValueError(
+                f"flow_weights is given but flow is {self.flow}, which learns nothing; add flow=raft_large"
+            )
+        if self.flow_bound_px != BOUND_PX and self.flow != "released":
+            raise ValueError(f"flow_bound_px is for released pictures, but flow is {self.flow}; add flow=released")
         return self
+
+
+class Motion(Protocol):
+    """Where an encoder's flow comes from: `OpticalFlow` computes it, `ReleasedFlow` finds it done."""
+
+    def input(self, num_flows: int, window_s: Fraction, size: FrameSize) -> ClipInput:
+        """What the pipeline is asked for.
+
+        Args:
+            num_flows: flows inside the window.
+            size: how pictures are resized.
+        """
+
+    def of(self, data: NDArray[np.uint8]) -> Flow:
+        """Flows float32 `(num_flows, height, width, 2)` in pixels, cropped, of `Sample.data`."""
+
+    def levels(self, data: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """The same as the grey levels of flow pictures."""
+
+    def described(self) -> Mapping[str, JsonValue]:
+        """The facts of it for a stream's provenance."""
+
+
+def motion_for(
+    options: FlowOptions, *, device: torch.device, crop_px: int | None = None, published: str | None = None
+) -> Motion:
+    """The flow that an encoder's options name; for arguments and errors see `OpticalFlow`."""
+    if options.flow == "released":
+        return ReleasedFlow(options.flow_bound_px, crop_px=crop_px)
+    return OpticalFlow(options, device=device, crop_px=crop_px, published=published)
+
+
+def check_motion(options: FlowOptions, *, published: str | None = None) -> None:
+    """Make sure that flow can be had, by a look at the disk: for `Encoder.check_weights`.
+
+    Raises:
+        WeightsError, OptionError: as `OpticalFlow`.
+    """
+    if options.flow != "released":
+        OpticalFlow.check(options, published=published)
 
 
 class OpticalFlow:
@@ -87,7 +142,7 @@ class OpticalFlow:
 
     @staticmethod
     def check(options: FlowOptions, *, published: str | None = None) -> None:
-        """Make sure that the algorithm can run, by a look at the disk: for `Encoder.check_weights`.
+        """Make sure that the algorithm can run, by a look at the disk.
 
         Raises:
             WeightsError, OptionError: as the constructor.
@@ -96,6 +151,10 @@ class OpticalFlow:
             opencv_contrib()
         else:
             Raft.check_weights(options.flow_weights, published or options.flow)
+
+    def input(self, num_flows: int, window_s: Fraction, size: FrameSize) -> ClipInput:
+        """See `Motion`: whole frames, and the one that the last of them moves to."""
+        return ClipInput(num_flows, window_s, size, frames_after=1)
 
     def of(self, frames: NDArray[np.uint8]) -> Flow:
         """Flows float32 `(n, height, width, 2)` of frames uint8 `(n + 1, height, width, 3)`, cropped.
@@ -112,6 +171,10 @@ class OpticalFlow:
             flows[key] = flow if self._crop_px is None else cropped(flow, self._crop_px)
             self._known.put(key, flows[key])
         return np.stack([flows[key] for key in keys])
+
+    def levels(self, frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Flows as the grey levels that TSN learned from."""
+        return grey_levels(self.of(frames))
 
     def described(self) -> Mapping[str, JsonValue]:
         """The facts of it for a stream's provenance."""

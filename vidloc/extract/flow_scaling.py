@@ -36,14 +36,14 @@ def grey_levels(flow: Flow) -> NDArray[np.uint8]:
     return np.round(_LEVELS_PER_PX * (_clipped(flow) + BOUND_PX)).astype(np.uint8)
 
 
-def tsn_stack(flow: Flow) -> NDArray[np.uint8]:
-    """TSN's input of one place in time: `(n, height, width, 2)` to `(2 n, height, width)`, grey levels.
+def tsn_stack(levels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """TSN's input of one place in time: grey levels `(n, height, width, 2)` as `(2 n, height, width)`.
 
     Channels are x1, y1, x2, y2, ... of the n pairs in order. The network subtracts its own mean: 128 of BN-Inception,
     which takes levels as they are; 0.5 of networks that take levels over 255.
     """
-    levels = grey_levels(flow).transpose(0, 3, 1, 2)
-    return np.ascontiguousarray(levels.reshape(-1, *levels.shape[2:]))
+    by_pair = levels.transpose(0, 3, 1, 2)
+    return np.ascontiguousarray(by_pair.reshape(-1, *by_pair.shape[2:]))
 
 
 def _clipped(flow: Flow) -> Flow:

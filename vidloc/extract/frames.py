@@ -37,7 +37,7 @@ from vidloc.core.numbered_pictures import FrameRate
 from vidloc.core.timeline import TimeGrid
 from vidloc.core.windows import ListedWindows, Windows
 from vidloc.errors import MediaError
-from vidloc.extract.base import ClipInput, FrameInput, Sample
+from vidloc.extract.base import ClipInput, FlowInput, FrameInput, Sample
 from vidloc.extract.media import TrackDecoder, open_media, rate_text, video_track
 from vidloc.extract.picture_files import open_pictures
 from vidloc.extract.picture_track import PictureTrack
@@ -114,6 +114,7 @@ class VideoPass:
             rows that were planned, or a list of windows, each of which is made.
         threads: that the decoder may use; 0 is one per core.
         frame_rate: that of numbered pictures; `None` for a video file.
+        pairs: these are pairs of released flow, which every want is a `FlowInput` of.
 
     Raises (while iterating):
         MediaError: the file has no picture track, or no frame of it can be decoded.
@@ -125,12 +126,19 @@ class VideoPass:
     """
 
     def __init__(
-        self, path: str | Path, wants: VideoWants, *, threads: int = 0, frame_rate: FrameRate | None = None
+        self,
+        path: str | Path,
+        wants: VideoWants,
+        *,
+        threads: int = 0,
+        frame_rate: FrameRate | None = None,
+        pairs: bool = False,
     ) -> None:
         self._path = path
         self._wants = dict(wants)
         self._threads = threads
         self._frame_rate = frame_rate
+        self._pairs = pairs
         self._maker: PictureMaker | None = None
         self._report: VideoReport | None = None
 
@@ -169,7 +177,7 @@ class VideoPass:
     @contextmanager
     def _opened(self) -> Iterator[_OrderedFrames | PictureTrack]:
         if self._frame_rate is not None:
-            with open_pictures(self._path) as files:
+            with open_pictures(self._path, pairs=self._pairs) as files:
                 yield PictureTrack(files, self._frame_rate, threads=self._threads)
             return
         with open_media(self._path) as container:
@@ -387,8 +395,18 @@ class _Windows:
 
     def _sample(self, row: int, filled: Sequence[tuple[int, Picture]], image_size: tuple[int, int]) -> Sample:
         data = np.stack([p for _, p in filled]) if isinstance(self._want, ClipInput) else filled[0][1]
+        if isinstance(self._want, FlowInput):
+            data = _motion(data, mirrored=self._want.size.mirrored)
         pts_s = np.array([float(tick * self._base) for tick, _ in filled])
         return Sample(self._rows.span(row), data, pts_s, image_size=image_size)
+
+
+def _motion(pictures: Picture, *, mirrored: bool) -> Picture:
+    """Levels of flow, from how `vidloc.extract.picture_track` holds them; in a mirror, right is left."""
+    levels = pictures[..., :2].copy()
+    if mirrored:
+        levels[..., 0] = 255 - levels[..., 0]
+    return levels
 
 
 class _Filling:

@@ -2,7 +2,8 @@
 
 The row is 1024 numbers, taken where `i3d` takes them. A clip of n frames has n flows, the last of them from the last
 frame to the one at the midpoint of the cell behind the window; at the end of a video that is the last frame again, and
-there is no motion. Flow is computed on the resized frame and then cropped.
+there is no motion. Flow is computed on the resized frame and then cropped. With `flow=released` it is read from the
+corpus's flow pictures, one pair of them per cell, and is as many pixels long as these say.
 
 What the weights learned from is TV-L1, clipped to 20 pixels and divided by 20 (`flow=tvl1`). With
 `variant=video_features` it is as in that tool: RAFT with the weights for Sintel unless told otherwise, and rounded, so
@@ -24,7 +25,7 @@ import torch
 from pydantic import Field, JsonValue, model_validator
 
 from vidloc.extract.base import ClipInput, EncoderOptions, FrameSize, Sample
-from vidloc.extract.flow import FlowName, FlowOptions, OpticalFlow
+from vidloc.extract.flow import FlowName, FlowOptions, Motion, check_motion, motion_for
 from vidloc.extract.flow_algorithm import Flow
 from vidloc.extract.flow_scaling import BOUND_PX, in_unit_range, video_features_range
 from vidloc.extract.i3d import I3D, I3DOptions
@@ -53,8 +54,9 @@ class I3DFlowOptions(I3DOptions, FlowOptions):
 
     flow: FlowName = Field(
         "tvl1",
-        description="Algorithm: tvl1 (OpenCV, on the CPU; what the weights learned from) or RAFT (torchvision's, on "
-        "the encoder's device), which is the default of variant=video_features.",
+        description="Algorithm: tvl1 (OpenCV, on the CPU; what the weights learned from), RAFT (torchvision's, on "
+        "the encoder's device), which is the default of variant=video_features, or released: the corpus's own flow "
+        "pictures, such as EPIC-KITCHENS's.",
     )
 
     @model_validator(mode="before")
@@ -73,13 +75,13 @@ class _FlowPreparation:
     fps: Fraction
     size: FrameSize
     crop_px: int
-    flow: OpticalFlow
+    flow: Motion
     scaling: _Scaling
 
     @property
     def input(self) -> ClipInput:
-        """Whole frames, and the one that the last of them moves to."""
-        return ClipInput(self.num_frames, self.num_frames / self.fps, self.size, frames_after=1)
+        """What flow is made of."""
+        return self.flow.input(self.num_frames, self.num_frames / self.fps, self.size)
 
     def clips(self, samples: Sequence[Sample], device: torch.device) -> torch.Tensor:
         """Samples as `(batch, 2, num_frames, height, width)` float32, in the layout channels-last."""
@@ -89,7 +91,7 @@ class _FlowPreparation:
     def described(self) -> Mapping[str, JsonValue]:
         """The facts of it for a stream's provenance."""
         return {
-            "colour": "optical flow in pixels per frame: horizontal, vertical",
+            "colour": "optical flow in pixels: horizontal, vertical",
             "flow": dict(self.flow.described()),
             "normalisation": self.scaling.in_words,
             "resize": resize_described(self.size),
@@ -113,7 +115,7 @@ class I3DFlow(I3D):
             self.options.fps,
             FrameSize(side, antialias=True),
             crop_px,
-            OpticalFlow(self.options, device=device, crop_px=crop_px, published=_published_flow(self.options)),
+            motion_for(self.options, device=device, crop_px=crop_px, published=_published_flow(self.options)),
             _SCALINGS[self.options.variant],
         )
 
@@ -122,7 +124,7 @@ class I3DFlow(I3D):
         """See the base class."""
         super().check_weights(options, name=name)
         if isinstance(options, I3DFlowOptions):
-            OpticalFlow.check(options, published=_published_flow(options))
+            check_motion(options, published=_published_flow(options))
 
     @classmethod
     def published_name(cls, options: EncoderOptions, name: str) -> str:

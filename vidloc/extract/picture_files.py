@@ -4,6 +4,9 @@ Nothing is unpacked. Of a folder, the pictures right in it are read, whatever el
 one folder in it. A `.tar` is indexed first, by its headers alone, and then read by number: front to back where it was
 packed in order. A `.tar.gz` can only be read from front to back, and must have been packed in order.
 
+Released flow is read as pairs: of the folders `u` and `v`, the two pictures of one number. An archive of it has to be a
+plain `.tar`, whose two halves can be read side by side.
+
 That an archive is cut off is damage; what leaves open which picture is meant is an error.
 """
 
@@ -11,11 +14,13 @@ from __future__ import annotations
 
 import os
 from array import array
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
+from heapq import merge
+from itertools import groupby
+from pathlib import Path, PurePosixPath
 from typing import Protocol
 
 import numpy as np
@@ -24,21 +29,22 @@ from vidloc.core.numbered_pictures import archive_stem, is_picture, series_and_n
 from vidloc.errors import MediaError
 from vidloc.extract.tar_members import TarMember, TarMembers
 
+_HORIZONTAL, _VERTICAL = "u", "v"
 # Above any video frame: a PNG of 8192 x 4320 pixels of noise has 106 MB.
 _MAX_FILE_BYTES = 128 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
 class PictureFile:
-    """One picture, not read yet.
+    """One picture, or the two of one pair, not read yet.
 
     Attributes:
-        read: gives its content; raises `OSError` where that cannot be read or is too large. To be called, if at all,
-            before the next picture is asked for.
+        read: gives its content, of a pair both, horizontal first; raises `OSError` where that cannot be read or is too
+            large. To be called, if at all, before the next picture is asked for.
     """
 
     number: int
-    read: Callable[[], bytes]
+    read: Callable[[], tuple[bytes, ...]]
 
 
 class PictureFiles(Protocol):
@@ -56,8 +62,11 @@ class PictureFiles(Protocol):
 
 
 @contextmanager
-def open_pictures(path: str | Path) -> Iterator[PictureFiles]:
+def open_pictures(path: str | Path, *, pairs: bool = False) -> Iterator[PictureFiles]:
     """The pictures of a folder or of a tar archive.
+
+    Args:
+        pairs: they are flow, two pictures per number in the folders `u` and `v`.
 
     Raises (while iterating too):
         MediaError: it cannot be read; it holds no numbered picture, several series of them, one number twice, or a
@@ -65,10 +74,19 @@ def open_pictures(path: str | Path) -> Iterator[PictureFiles]:
     """
     path = Path(path)
     if path.is_dir():
-        yield _Folder(path)
+        yield _Pairs(_Folder(path / _HORIZONTAL), _Folder(path / _VERTICAL)) if pairs else _Folder(path)
     elif archive_stem(path) is not None and path.is_file():
         with TarMembers(path) as members:
-            yield _Zipped(path, members) if members.zipped else _Indexed(path, members)
+            if not pairs:
+                yield _Zipped(path, members) if members.zipped else _Indexed(path, members)
+                return
+            if members.zipped:
+                raise MediaError(
+                    f"{path} is compressed, and the two halves of its flow cannot be read side by side. Unzip it to a "
+                    ".tar, which needs no unpacking."
+                )
+            with TarMembers(path) as again:
+                yield _Pairs(_Indexed(path, members, of=_HORIZONTAL), _Indexed(path, again, of=_VERTICAL))
     else:
         found = "that is neither" if path.exists() else "there is nothing of that name"
         raise MediaError(f"{path} should be a folder or a tar archive (.tar, .tar.gz) of pictures, but {found}.")
@@ -88,14 +106,17 @@ class Numbers:
     count: int
 
 
-def numbers_of(path: str | Path) -> Numbers:
+def numbers_of(path: str | Path, *, pairs: bool = False) -> Numbers:
     """The numbers of a series; its pictures are not read, of a `.tar.gz` all is unzipped.
+
+    Args:
+        pairs: as in `open_pictures`; a number counts where either picture is there.
 
     Raises:
         MediaError: as `open_pictures`.
     """
     first, last, count = -1, -1, 0
-    with open_pictures(path) as files:
+    with open_pictures(path, pairs=pairs) as files:
         for file in files:
             first, last, count = (first if count else file.number), file.number, count + 1
     return Numbers(first, last, count)
@@ -123,11 +144,16 @@ class _Folder:
 
 
 class _Indexed:
-    """Of a plain tar archive: all headers first, then picture by picture."""
+    """Of a plain tar archive: all headers first, then picture by picture.
 
-    def __init__(self, path: Path, members: TarMembers) -> None:
-        self._path = path
+    Args:
+        of: name of the folder, wherever it lies, that pictures are taken from; `None` takes all.
+    """
+
+    def __init__(self, path: Path, members: TarMembers, *, of: str | None = None) -> None:
+        self._path = path if of is None else path / of
         self._members = members
+        self._of = of
 
     @property
     def cut_off(self) -> str | None:
@@ -138,6 +164,8 @@ class _Indexed:
         # Three numbers a picture and no name: an hour at 60 frames per second has 216,000.
         found = array("q")
         for member in _pictures(self._members):
+            if self._of not in (None, PurePosixPath(member.name).parent.name):
+                continue
             found.extend((series.number(member.name), member.offset, member.size))
         series.require_pictures(self.cut_off)
         places = np.frombuffer(found, dtype=np.int64).reshape(-1, 3)
@@ -165,6 +193,23 @@ class _Zipped:
             series.require_next(number)
             yield PictureFile(number, partial(_member_content, self._members, member))
         series.require_pictures(self.cut_off)
+
+
+class _Pairs:
+    """Pictures of two series by number; one that lacks its other half cannot be read."""
+
+    def __init__(self, horizontal: PictureFiles, vertical: PictureFiles) -> None:
+        self._sides = (horizontal, vertical)
+
+    @property
+    def cut_off(self) -> str | None:
+        return self._sides[0].cut_off
+
+    def __iter__(self) -> Iterator[PictureFile]:
+        sides = [_on_side(side, files) for side, files in enumerate(self._sides)]
+        # No two entries agree in number and side, so that files are never compared.
+        for number, found in groupby(merge(*sides), key=lambda entry: entry[0]):
+            yield PictureFile(number, partial(_both, {side: file for _, side, file in found}))
 
 
 class _Series:
@@ -213,16 +258,27 @@ def _pictures(members: Iterable[TarMember]) -> Iterator[TarMember]:
     return (member for member in members if is_picture(member.name))
 
 
-def _content(path: Path) -> bytes:
+def _content(path: Path) -> tuple[bytes]:
     if not path.is_file():
         raise OSError("it is no plain file")
     _require_size(path.stat().st_size)
-    return path.read_bytes()
+    return (path.read_bytes(),)
 
 
-def _member_content(members: TarMembers, member: TarMember) -> bytes:
+def _member_content(members: TarMembers, member: TarMember) -> tuple[bytes]:
     _require_size(member.size)
-    return members.read(member)
+    return (members.read(member),)
+
+
+def _on_side(side: int, files: PictureFiles) -> Iterator[tuple[int, int, PictureFile]]:
+    return ((file.number, side, file) for file in files)
+
+
+def _both(sides: Mapping[int, PictureFile]) -> tuple[bytes, ...]:
+    for side, name in enumerate((_HORIZONTAL, _VERTICAL)):
+        if side not in sides:
+            raise OSError(f"there is no picture of it in {name}")
+    return sides[0].read() + sides[1].read()
 
 
 def _require_size(size: int) -> None:

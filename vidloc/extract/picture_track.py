@@ -7,6 +7,7 @@
   1 %, the rate is not what it was said to be or pictures are missing, and the track is damaged.
 * Pixels are those of Pillow: 8-bit RGB, gray as three equal channels, an alpha channel dropped, the orientation that a
   camera noted applied.
+* Of released flow, a frame is the two grey pictures of one number: red is horizontal, green vertical, blue empty.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import os
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from fractions import Fraction
 from typing import Any
 
@@ -127,12 +129,12 @@ class PictureTrack:
     def _begun(self, file: PictureFile, pool: ThreadPoolExecutor) -> Future[Picture]:
         """A picture being decoded; files are read here, since an archive has but one place to read from."""
         try:
-            content = file.read()
+            contents = file.read()
         except OSError as error:
             unread: Future[Picture] = Future()
             unread.set_exception(error)
             return unread
-        return pool.submit(_rgb, content)
+        return pool.submit(_decoded, contents)
 
     def _finished(self, file: PictureFile, tick: int, decoding: Future[Picture]) -> Iterator[tuple[int, Any]]:
         try:
@@ -152,10 +154,35 @@ class PictureTrack:
             self._missing.append((first, last))
 
 
+def _decoded(contents: tuple[bytes, ...]) -> Picture:
+    return _rgb(*contents) if len(contents) == 1 else _motion(*contents)
+
+
 def _rgb(content: bytes) -> Picture:
-    with Image.open(io.BytesIO(content), formats=("JPEG", "PNG")) as image:
-        if image.width * image.height > _MAX_PIXELS:
-            raise ValueError(f"{image.width}x{image.height} pixels are more than a frame may have ({_MAX_PIXELS:,})")
+    with _opened(content) as image:
         if image.mode not in _MODES:
             raise ValueError(f"its samples are not of 8 bits (mode {image.mode})")
         return np.array(ImageOps.exif_transpose(image).convert("RGB"))
+
+
+def _motion(horizontal: bytes, vertical: bytes) -> Picture:
+    right, down = _levels(horizontal), _levels(vertical)
+    if right.shape != down.shape:
+        sizes = (f"{levels.shape[1]}x{levels.shape[0]}" for levels in (right, down))
+        raise ValueError(f"its two pictures differ in size ({' and '.join(sizes)})")
+    return np.stack([right, down, np.zeros_like(right)], axis=-1)
+
+
+def _levels(content: bytes) -> Picture:
+    with _opened(content) as image:
+        if image.mode != "L":
+            raise ValueError(f"a picture of flow is grey, of 8 bits; this is none (mode {image.mode})")
+        return np.array(image)
+
+
+@contextmanager
+def _opened(content: bytes) -> Iterator[Image.Image]:
+    with Image.open(io.BytesIO(content), formats=("JPEG", "PNG")) as image:
+        if image.width * image.height > _MAX_PIXELS:
+            raise ValueError(f"{image.width}x{image.height} pixels are more than a frame may have ({_MAX_PIXELS:,})")
+        yield image

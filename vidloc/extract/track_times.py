@@ -68,17 +68,18 @@ class Gaps:
         return any(abs(ticks - median) > allowed for ticks in self._counts)
 
 
-def track_times(path: str | Path, frame_rate: FrameRate | None = None) -> TrackTimes:
+def track_times(path: str | Path, frame_rate: FrameRate | None = None, *, pairs: bool = False) -> TrackTimes:
     """Read the packets of a file's picture track, or the numbers of pictures.
 
     Args:
         frame_rate: that of numbered pictures; `None` for a video file.
+        pairs: these are pairs of released flow.
 
     Raises:
         MediaError: the file cannot be opened, has no picture track, or its packets tell no duration.
     """
     if frame_rate is not None:
-        numbers = numbers_of(path)
+        numbers = numbers_of(path, pairs=pairs)
         num_frames = numbers.last - min(numbers.first, 1) + 1
         return TrackTimes(num_frames, num_frames / frame_rate.fps, frame_rate.fps)
     with open_media(path) as container:

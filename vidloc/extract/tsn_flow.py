@@ -5,7 +5,9 @@
 
 They are those of `tsn.py` but for their first layer: names of checkpoints, classifiers and options are the same. The
 row is made from five neighbouring pairs of frames around its centre, `fps` of them a second; EPIC-KITCHENS-55 released
-its flow at 30. What the published weights learned from is TV-L1, clipped to 20 pixels and kept as 256 grey levels.
+its flow at 30. What the published weights learned from is TV-L1, clipped to 20 pixels and kept as 256 grey levels;
+those of EPIC-KITCHENS from its released flow pictures, whose levels `flow=released` feeds as they are (with `fps=50`
+for neighbouring pairs of the videos of 2020).
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ import torch
 from pydantic import Field, JsonValue
 
 from vidloc.extract.base import ClipInput, EncoderOptions, FrameSize, Sample
-from vidloc.extract.flow import FlowOptions, OpticalFlow
+from vidloc.extract.flow import FlowOptions, Motion, OpticalFlow, check_motion, motion_for
 from vidloc.extract.flow_algorithm import Flow
 from vidloc.extract.flow_scaling import BOUND_PX, tsn_stack
 from vidloc.extract.preparation import ClipPreparation, by_channel, resize_described
@@ -52,25 +54,26 @@ class _FlowStackPreparation:
     fps: Fraction
     size: FrameSize
     crop_px: int | None
-    flow: OpticalFlow
+    flow: Motion
     member: Member
 
     @property
     def input(self) -> ClipInput:
-        """Whole frames, and the one that the last of them moves to."""
-        return ClipInput(NUM_PAIRS, NUM_PAIRS / self.fps, self.size, frames_after=1)
+        """What flow is made of."""
+        return self.flow.input(NUM_PAIRS, NUM_PAIRS / self.fps, self.size)
 
     def clips(self, samples: Sequence[Sample], device: torch.device) -> torch.Tensor:
         """Stacks `(batch, 10, height, width)` float32: horizontal and vertical of each pair in turn."""
-        stacks = np.stack([tsn_stack(self.flow.of(sample.data)) for sample in samples])
+        stacks = np.stack([tsn_stack(self.flow.levels(sample.data)) for sample in samples])
         levels = torch.from_numpy(stacks).to(device).to(torch.float32)
         numbers = levels if self.member.levels else levels / 255.0
         return (numbers - self.member.mean[0]) / self.member.std[0]
 
     def described(self) -> Mapping[str, JsonValue]:
         """The facts of it for a stream's provenance."""
+        clipped = f", clipped to {BOUND_PX} pixels," if isinstance(self.flow, OpticalFlow) else ""
         return {
-            "colour": f"optical flow of {NUM_PAIRS} pairs, clipped to {BOUND_PX} pixels, as grey levels in "
+            "colour": f"optical flow of {NUM_PAIRS} pairs{clipped} as grey levels in "
             + ("0..255" if self.member.levels else "[0, 1]"),
             "flow": dict(self.flow.described()),
             "normalisation": f"minus {by_channel(self.member.mean)}, over {by_channel(self.member.std)}",
@@ -91,7 +94,7 @@ class TSNFlow(TSN):
     def __init__(self, options: EncoderOptions, *, name: str, device: torch.device) -> None:
         super().__init__(options, name=name, device=device)
         whole = replace(self.size, crop_px=None)
-        flow = OpticalFlow(self.options, device=device, crop_px=self.size.crop_px)
+        flow = motion_for(self.options, device=device, crop_px=self.size.crop_px)
         self._preparation = _FlowStackPreparation(self.options.fps, whole, self.size.crop_px, flow, self.member)
 
     @classmethod
@@ -99,7 +102,7 @@ class TSNFlow(TSN):
         """See the base class."""
         super().check_weights(options, name=name)
         if isinstance(options, TSNFlowOptions):
-            OpticalFlow.check(options)
+            check_motion(options)
 
     def as_seen(self, sample: Sample) -> Flow:
         """The five flows, in pixels per frame."""

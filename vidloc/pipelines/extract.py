@@ -18,6 +18,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from vidloc.core.grammar import EncoderPlan, parse_encoder
+from vidloc.extract.base import FlowInput
 from vidloc.pipelines.extraction.devices import choose_devices
 from vidloc.pipelines.extraction.encoders import StreamLayout, build_encoders, check_encoders, preview_encoders
 from vidloc.pipelines.extraction.in_process import run_in_process
@@ -157,6 +158,7 @@ def items_of(selection: Selection, streams: Sequence[StreamLayout]) -> Items:
         selection,
         text_only=bool(streams) and all(stream.rows is None for stream in streams),
         per_segment=any(isinstance(stream.rows, SegmentLayout) for stream in streams),
+        released_flow=any(stream.rows is not None and isinstance(stream.rows.wanted, FlowInput) for stream in streams),
     )
 
 

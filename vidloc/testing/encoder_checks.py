@@ -25,6 +25,7 @@ from vidloc.extract.base import (
     Encoder,
     EncoderInput,
     EncoderOptions,
+    FlowInput,
     FrameInput,
     FrameSize,
     Sample,
@@ -120,7 +121,8 @@ def made_up_sample(wanted: EncoderInput, number: int) -> Sample:
     match wanted:
         case ClipInput():
             num_frames = wanted.num_frames + wanted.frames_after
-            clip_shape = (num_frames, *_frame_shape(wanted.size))
+            height, width, colours = _frame_shape(wanted.size)
+            clip_shape = (num_frames, height, width, 2 if isinstance(wanted, FlowInput) else colours)
             pts = float(span[0]) + np.arange(num_frames, dtype=np.float64) * float(wanted.window_s / wanted.num_frames)
             return Sample(span, _picture(generator, clip_shape), pts, image_size=(160, 120))
         case FrameInput():

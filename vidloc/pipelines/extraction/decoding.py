@@ -1,14 +1,15 @@
 """Decoding: every item's tracks once, as one sequence of samples for all encoders, each item closed by its outcome.
 
-Picture and sound are decoded one after the other with a demuxer each, so that a badly interleaved file is never held in
-memory. What goes wrong with a file is an outcome of its item and never ends the sequence.
+Released flow, picture and sound are decoded one after the other, each opened anew, so that a badly interleaved file
+is never held in memory. What goes wrong with a file is an outcome of its item and never ends the sequence.
 """
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from dataclasses import astuple, dataclass, replace
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from vidloc.core.records import ItemInfo, Status
 from vidloc.core.timeline import TimeGrid
 from vidloc.core.windows import Windows
 from vidloc.extract import media
-from vidloc.extract.base import AudioInput, ClipInput, FrameInput, Sample
+from vidloc.extract.base import AudioInput, ClipInput, FlowInput, FrameInput, Sample
 from vidloc.extract.facts import item_info, source_mark
 from vidloc.extract.frames import PictureRows, PlannedRows, VideoPass, VideoReport, VideoWants
 from vidloc.extract.sound import AudioPass, AudioReport, AudioWants, SoundRows
@@ -114,7 +115,7 @@ class _Clock:
 
 
 class _ItemDecoder:
-    """One item: its sentences, its picture track and its sound track, each once.
+    """One item: its sentences, its released flow, its picture track and its sound track, each once.
 
     Attributes:
         tracks: outcome by stream, complete once all samples were taken.
@@ -131,6 +132,7 @@ class _ItemDecoder:
         self._layouts: dict[str, RowLayout] = {}
         self._of_segments: dict[str, SegmentLayout] = {}
         self._pictures: dict[str, ClipInput | FrameInput] = {}
+        self._flows: dict[str, FlowInput] = {}
         self._sounds: dict[str, AudioInput] = {}
         for name, encoder in encoders.items():
             self._sort_in(name, encoder.rows)
@@ -138,6 +140,7 @@ class _ItemDecoder:
         self._clips: dict[str, SegmentClips] = {}
         self._video: VideoReport | None = None
         self._audio: AudioReport | None = None
+        self._flow: VideoReport | None = None
 
     def _sort_in(self, stream: str, layout: RowLayout | SegmentLayout | None) -> None:
         if layout is None:
@@ -151,18 +154,22 @@ class _ItemDecoder:
             return
         if isinstance(layout.wanted, AudioInput):
             self._sounds[stream] = layout.wanted
+        elif isinstance(layout.wanted, FlowInput):
+            self._flows[stream] = layout.wanted
         else:
             self._pictures[stream] = layout.wanted
 
     def samples(self) -> Iterator[Arrived]:
         """All samples of the item."""
         yield from self._said()
+        yield from self._moved()
         timed = (*self._pictures, *self._sounds)
         if not timed:
             return
         path = self._item.path
         if path is None:
-            self._end(timed, TrackEnd("failed", reason="no file was found for it"))
+            besides = " but its flow pictures" if self._item.flow is not None else ""
+            self._end(timed, TrackEnd("failed", reason=f"no file was found for it{besides}"))
             return
         if self._item.frame_rate is not None:
             if self._pictures:
@@ -186,13 +193,13 @@ class _ItemDecoder:
 
     def info(self) -> ItemInfo | None:
         """Facts of the file, `None` where it cannot be read: rows of a file that went away meanwhile are failed."""
-        path, timed = self._item.path, (*self._pictures, *self._sounds)
-        if path is None or not timed:
+        path, timed = self._item.path, (*self._pictures, *self._flows, *self._sounds)
+        if not timed or (path is None and self._flow is None):
             return None
         try:
-            if not (path.is_file() or (path.is_dir() and self._item.frame_rate is not None)):
+            if path is not None and not (path.is_file() or (path.is_dir() and self._item.frame_rate is not None)):
                 raise FileNotFoundError(f"{path} is not there, or no plain file")
-            return item_info(self._item.item_id, path, video=self._video, audio=self._audio)
+            return item_info(self._item.item_id, path, video=self._video, audio=self._audio, flow=self._flow)
         except OSError as error:
             self._end([name for name in timed if self.tracks[name].status in WITH_ROWS], self._failed(error))
             return None
@@ -213,7 +220,8 @@ class _ItemDecoder:
         try:
             if not self._pictures and (known := self._known_clock(path)) is not None:
                 return known
-            wants, rate = self._picture_wants(path), self._item.frame_rate
+            rate = self._item.frame_rate
+            wants = self._picture_wants(self._pictures, partial(track_times, path, rate))
             video = VideoPass(path, wants, threads=self._threads, frame_rate=rate)
             yield from self._taken(video)
         except Exception as error:  # noqa: BLE001  (as above)
@@ -226,6 +234,29 @@ class _ItemDecoder:
             self._end([name], self._ended(name, report))
         self._video = report
         return _Clock(report.origin_s, report.duration_s)
+
+    def _moved(self) -> Iterator[Arrived]:
+        """Samples of the released flow."""
+        if not self._flows:
+            return
+        if self._item.flow is None:
+            reason = "no flow pictures were found for it; without flow=released, flow is computed from its frames"
+            self._end(self._flows, TrackEnd("failed", reason=reason))
+            return
+        path, rate = self._item.flow.path, self._item.flow.rate
+        flow = None
+        try:
+            wants = self._picture_wants(self._flows, partial(track_times, path, rate, pairs=True))
+            flow = VideoPass(path, wants, threads=self._threads, frame_rate=rate, pairs=True)
+            yield from self._taken(flow)
+        except Exception as error:  # noqa: BLE001  (as above)
+            self._end(self._flows, self._failed(error))
+            return
+        finally:
+            self.prepare_s += flow.prepare_s if flow is not None else 0.0
+        self._flow = flow.report
+        for name in self._flows:
+            self._end([name], self._ended(name, flow.report))
 
     def _heard(self, path: Path, clock: _Clock | None) -> Iterator[Arrived]:
         if not self._sounds:
@@ -260,12 +291,14 @@ class _ItemDecoder:
                 grid = None if self._layouts[stream].irregular else self._windows[stream].grid
                 yield Arrived(item_id, stream, replace(sample, item_id=item_id), grid)
 
-    def _picture_wants(self, path: Path) -> VideoWants:
-        """What each picture stream is fed; where that depends on the file's length or rate, its packets are read."""
-        planned = any(name in self._of_segments or self._layouts[name].needs_times for name in self._pictures)
-        times = track_times(path, self._item.frame_rate) if planned else None
+    def _picture_wants(
+        self, streams: Mapping[str, ClipInput | FrameInput], times_of_track: Callable[[], TrackTimes]
+    ) -> VideoWants:
+        """What each stream of a track is fed; where that depends on its length or rate, its packets are read."""
+        planned = any(name in self._of_segments or self._layouts[name].needs_times for name in streams)
+        times = times_of_track() if planned else None
         wants: dict[str, tuple[ClipInput | FrameInput, PictureRows]] = {}
-        for name, wanted in self._pictures.items():
+        for name, wanted in streams.items():
             if name in self._layouts:
                 wants[name] = wanted, self._rows(name, times)
                 continue
@@ -330,7 +363,11 @@ class _ItemDecoder:
 
     def _failed(self, error: Exception) -> TrackEnd:
         # A store travels; where the file lay on this machine should not travel with it.
-        return TrackEnd("failed", reason=reason_of(error).replace(str(self._item.path), self._item.path_name))
+        reason = reason_of(error)
+        for path in (self._item.path, self._item.flow.path if self._item.flow is not None else None):
+            if path is not None:
+                reason = reason.replace(str(path), path.name)
+        return TrackEnd("failed", reason=reason)
 
     def _end(self, streams: Iterable[str], end: TrackEnd) -> None:
         for name in streams:

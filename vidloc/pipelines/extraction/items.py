@@ -7,12 +7,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from vidloc.core.grammar import Part, parse_encoder
-from vidloc.core.numbered_pictures import FrameRate
+from vidloc.core.numbered_pictures import FlowPictures, FrameRate
 from vidloc.core.patterns import matching
 from vidloc.core.records import Narration, Segment
 from vidloc.core.registry import load
 from vidloc.datasets.base import Annotations, Dataset, Media
-from vidloc.datasets.video_list import read_video_list
+from vidloc.datasets.video_list import read_flow_list, read_video_list
 from vidloc.errors import AnnotationError, MediaError, OptionError
 from vidloc.pipelines.extraction.report import named
 
@@ -30,6 +30,7 @@ class Items:
         ignored: files below the root that were not taken, with the reason.
         text_only: items are taken from the narrations, and need no file.
         frame_rates: by item, for those kept as numbered pictures.
+        flows: released flow by item, looked for where a stream is made of it.
         notes: what the reader of the annotations or of the corpus's folders wants to be known.
     """
 
@@ -41,12 +42,13 @@ class Items:
     ignored: Mapping[str, str] = field(default_factory=dict)
     text_only: bool = False
     frame_rates: Mapping[str, FrameRate] = field(default_factory=dict)
+    flows: Mapping[str, FlowPictures] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
     @property
     def ids(self) -> list[str]:
         """All items that can be worked on, sorted."""
-        return sorted(self.narrations if self.text_only else self.paths)
+        return sorted(self.narrations if self.text_only else {*self.paths, *self.flows})
 
     def only(self, keep: Iterable[str]) -> Items:
         """The same with the named items alone, missing ones included."""
@@ -54,6 +56,7 @@ class Items:
         return replace(
             self,
             paths={item: path for item, path in self.paths.items() if item in wanted},
+            flows={item: flow for item, flow in self.flows.items() if item in wanted},
             missing=tuple(item for item in self.missing if item in wanted),
             narrations={item: said for item, said in self.narrations.items() if item in wanted},
         )
@@ -67,8 +70,8 @@ class Selection:
         dataset: the corpus; may be left out where `videos` lists the files.
         root: folder of its videos.
         annotations: folder or file of its annotations; also the source of narrations.
-        videos: a csv with a column `path`, `item_id` where ids are not to be the paths, and `fps` for folders and tar
-            archives of numbered pictures; takes the place of `root`.
+        videos: a csv with a column `path`, `item_id` where ids are not to be the paths, and others that
+            `vidloc.datasets.video_list` describes; takes the place of `root`.
         split: keep the items of this split.
         patterns: ids, or shell patterns such as `P01_*`; keep what matches any of them.
         part: keep one job's share.
@@ -98,21 +101,26 @@ def open_dataset(text: str) -> Dataset:
     return dataset
 
 
-def find_items(selection: Selection, *, text_only: bool = False, per_segment: bool = False) -> Items:
+def find_items(
+    selection: Selection, *, text_only: bool = False, per_segment: bool = False, released_flow: bool = False
+) -> Items:
     """Find the items of a run.
 
     Args:
         text_only: every encoder reads sentences, so that no video is needed.
         per_segment: rows answer annotated segments, so that annotations are needed.
+        released_flow: a stream is made of flow pictures, so that these are looked for too.
 
     Raises:
-        OptionError: neither a list nor a corpus with its root.
+        OptionError: neither a list nor a corpus with its root, or a corpus that released no flow.
         UnknownNameError: an unknown split, or a pattern that matches nothing.
         AnnotationError: malformed annotations or list.
         MediaError: there is nothing to work on.
     """
     read = _annotations_of(selection, needed=text_only or per_segment)
     items = _with_media(selection, read, text_only=text_only)
+    if released_flow:
+        items = _with_flow(items, selection, read)
     if per_segment and read is not None:
         items = replace(items, segments=_segments_of(read))
     if selection.split is not None and read is not None:
@@ -175,6 +183,22 @@ def _with_media(selection: Selection, read: Annotations | None, *, text_only: bo
     if selection.dataset is None or root is None:
         raise OptionError("say where the videos are: --videos list.csv, or --dataset NAME --root DIR.")
     return _found(said, selection.dataset.find_media(root, read))
+
+
+def _with_flow(items: Items, selection: Selection, read: Annotations | None) -> Items:
+    if selection.videos is not None:
+        found = read_flow_list(selection.videos)
+    elif selection.dataset is not None and selection.root is not None:
+        found = selection.dataset.find_flow(selection.root, read)
+    else:
+        return items  # sentences alone
+    return replace(
+        items,
+        flows={item: FlowPictures(path, found.frame_rates[item]) for item, path in found.paths.items()},
+        missing=tuple(item for item in items.missing if item not in found.paths),
+        ignored={**items.ignored, **found.ignored},
+        notes=(*items.notes, *found.notes),
+    )
 
 
 def _found(said: Items, media: Media) -> Items:

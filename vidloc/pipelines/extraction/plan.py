@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from pydantic import JsonValue
 
-from vidloc.core.numbered_pictures import FrameRate
+from vidloc.core.numbered_pictures import FlowPictures, FrameRate
 from vidloc.core.records import ItemInfo, Narration, Segment
 from vidloc.errors import MediaError
 from vidloc.extract import media
@@ -37,11 +37,12 @@ class ItemWork:
     """One item, and the streams that lack it.
 
     Attributes:
-        path: its file; `None` for items of text alone.
+        path: its file; `None` for items of text or released flow alone.
         info: what an earlier run found of it.
         narrations: its sentences, for text streams.
         segments: its annotated segments, for streams of a row per segment.
         frame_rate: that of numbered pictures, of which `path` is the folder or tar archive.
+        flow: its released flow, where a stream is made of that.
     """
 
     item_id: str
@@ -51,11 +52,7 @@ class ItemWork:
     narrations: tuple[Narration, ...] = ()
     segments: tuple[Segment, ...] = ()
     frame_rate: FrameRate | None = None
-
-    @property
-    def path_name(self) -> str:
-        """Name of the file, empty where there is none."""
-        return self.path.name if self.path is not None else ""
+    flow: FlowPictures | None = None
 
 
 @dataclass(frozen=True)
@@ -139,6 +136,11 @@ class ExtractPlan:
                 for item in self.work
                 if item.frame_rate is not None
             },
+            "flow_rates": {
+                item.item_id: {"fps": str(item.flow.rate.fps), "basis": item.flow.rate.basis}
+                for item in self.work
+                if item.flow is not None
+            },
             "streams": {plan.spec.name: _stream_json(plan) for plan in self.streams},
             "notes": list(self.notes),
             "missing_weights": dict(self.missing_weights),
@@ -159,11 +161,8 @@ class ExtractPlan:
             text.append(f"Missing: {len(self.missing)} videos that the annotations name: {named(self.missing)}.")
         if self.ignored:
             text.append(f"Not taken for videos: {len(self.ignored)} files ({named(list(self.ignored), most=3)}).")
-        rates = Counter((i.frame_rate.fps, i.frame_rate.basis) for i in self.work if i.frame_rate is not None)
-        text += [
-            f"Numbered pictures: {count} items at {float(fps):.6g} fps ({basis})."
-            for (fps, basis), count in rates.most_common()
-        ]
+        text += _rate_lines("Numbered pictures", [i.frame_rate for i in self.work if i.frame_rate is not None])
+        text += _rate_lines("Released flow", [i.flow.rate for i in self.work if i.flow is not None])
         for plan in self.streams:
             text += _stream_lines(plan, self.fps, missing=plan.spec.name in self.missing_weights)
         if self.video_s is not None and self.work:
@@ -243,6 +242,7 @@ def work_of(items: Items, item_id: str, streams: tuple[str, ...], info: ItemInfo
         items.narrations.get(item_id, ()),
         items.segments.get(item_id, ()),
         items.frame_rates.get(item_id),
+        items.flows.get(item_id),
     )
 
 
@@ -293,9 +293,9 @@ class _Lengths:
 
 
 def _lengths(work: Sequence[ItemWork], items: Items, encoders: Sequence[StreamLayout]) -> _Lengths:
-    with_file = [item for item in work if item.path is not None]
+    with_file = [item for item in work if item.path is not None or item.flow is not None]
     stated = {item.item_id: items.durations_s[item.item_id] for item in with_file if item.item_id in items.durations_s}
-    known = {item.item_id: item.frame_rate.fps for item in with_file if item.frame_rate is not None}
+    known = {item.item_id: rate.fps for item in with_file if (rate := _rate_of(item)) is not None}
     # Annotations state durations, but no frame rates of video files.
     rates_matter = any(isinstance(e.rows, RowLayout) and e.rows.needs_times for e in encoders)
     unknown = [i for i in with_file if i.item_id not in stated or (rates_matter and i.item_id not in known)]
@@ -312,10 +312,20 @@ def _lengths(work: Sequence[ItemWork], items: Items, encoders: Sequence[StreamLa
     )
 
 
+def _rate_of(item: ItemWork) -> FrameRate | None:
+    """The rate of an item's pictures, known without a look at them."""
+    if item.path is None and item.flow is not None:
+        return item.flow.rate
+    return item.frame_rate
+
+
 def _header(item: ItemWork) -> tuple[float | None, Fraction | None]:
-    if item.path is None:
-        return None, None
     try:
+        if item.path is None:
+            if item.flow is None:
+                return None, None
+            times = track_times(item.flow.path, item.flow.rate, pairs=True)
+            return float(times.duration_s), times.fps
         if item.frame_rate is not None:
             times = track_times(item.path, item.frame_rate)
             return float(times.duration_s), times.fps
@@ -392,7 +402,16 @@ def _stream_lines(plan: StreamPlan, fps: Fraction | None, *, missing: bool) -> l
     return [*text, _flow_line(flow)] if isinstance(flow, Mapping) else text
 
 
+def _rate_lines(what: str, rates: Sequence[FrameRate]) -> list[str]:
+    counted = Counter((rate.fps, rate.basis) for rate in rates)
+    return [
+        f"{what}: {count} items at {float(fps):.6g} fps ({basis})." for (fps, basis), count in counted.most_common()
+    ]
+
+
 def _flow_line(flow: Mapping[str, JsonValue]) -> str:
+    if "bound_px" in flow:
+        return f"    optical flow as released, white being {flow['bound_px']:g} pixels"
     sha256 = str(flow.get("weights_sha256", ""))
     if sha256.startswith("random:"):
         return f"    optical flow by {flow['algorithm']}, WHOSE WEIGHTS ARE RANDOM ({sha256})"
