@@ -90,6 +90,19 @@ class Segment(Record):
     group: str = ""
 
 
+class Point(Record):
+    """One time with class labels: a single frame that an annotator marked while watching.
+
+    Attributes:
+        time_s: seconds from the first video frame.
+        labels: class index by task, such as `{"label": 3}`.
+    """
+
+    item_id: str
+    time_s: float = Field(ge=0)
+    labels: Mapping[str, int]
+
+
 class Narration(Record):
     """A sentence said of a span of an item; `id` is the annotation it belongs to."""
 

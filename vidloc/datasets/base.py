@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 
 from vidloc.core.numbered_pictures import FrameRate
 from vidloc.core.options import Options as BaseOptions
-from vidloc.core.records import Narration, Segment
+from vidloc.core.records import Narration, Point, Segment
 from vidloc.errors import OptionError, UnknownNameError, did_you_mean
 
 
@@ -37,6 +37,7 @@ class Annotations:
             background) still takes part in a detection benchmark; `items_of` reads it.
         label_sets: for tasks with several classes per segment, all of them by task and segment id, the label first.
         protocol: which official metrics apply: `epic55`, `epic100`, `egtea`, `segments`; empty for none.
+        points: single frames by item, in file order, for heads that learn from these; empty where there are none.
         notes: what a user should know before trusting numbers (defects found, rows left out), one sentence each.
     """
 
@@ -51,6 +52,7 @@ class Annotations:
     groups: Mapping[str, frozenset[Any]] = field(default_factory=dict)
     split_items: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     label_sets: Mapping[str, Mapping[str, tuple[int, ...]]] = field(default_factory=dict)
+    points: Mapping[str, tuple[Point, ...]] = field(default_factory=dict)
     protocol: str = ""
     notes: tuple[str, ...] = ()
 

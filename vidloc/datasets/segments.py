@@ -11,6 +11,8 @@
 The task is called `label`. Classes are numbered as `classes` lists them, else in alphabetical order. The subsets
 `training` and `testing` are called `train` and `test`; items without a split are in `train`. Splits may lie in a file
 of their own (`--splits`: csv `item_id,split`), which then decides alone.
+
+Heads that learn from one frame per segment take these from a file of their own (`--points`, see `datasets.points`).
 """
 
 from __future__ import annotations
@@ -29,6 +31,7 @@ from vidloc.core.records import Segment
 from vidloc.core.timeline import Span
 from vidloc.datasets.base import Annotations, Dataset, Media
 from vidloc.datasets.media_files import media_files
+from vidloc.datasets.point_files import POINTS_HELP, points_of, read_points
 from vidloc.datasets.tables import read_json, read_table
 from vidloc.errors import AnnotationError, MediaError, OptionError
 
@@ -42,6 +45,7 @@ class SegmentsOptions(Options):
     splits: str = Field(
         "", description="Csv file item_id,split that says which items train, validate and test; overrides other splits."
     )
+    points: str = Field("", description=POINTS_HELP)
 
 
 @dataclass(frozen=True)
@@ -97,6 +101,11 @@ class Segments(Dataset):
         splits: dict[str, list[Segment]] = {name: [] for name in sorted(set(item_splits.values()), key=_split_order)}
         for segment in _segments(file, classes):
             splits[item_splits[segment.item_id]].append(segment)
+        points = {}
+        if self.options.points:
+            own = read_points(Path(self.options.points))
+            points = points_of(own, classes, item_splits, task=TASK)
+            digests[own.path.name] = own.sha256
         return Annotations(
             dataset=self.name,
             classes={TASK: classes},
@@ -104,6 +113,7 @@ class Segments(Dataset):
             items=tuple(sorted(item_splits)),
             sha256=digests,
             durations_s=file.durations_s,
+            points=points,
             split_items={name: tuple(sorted(i for i, s in item_splits.items() if s == name)) for name in splits},
             protocol="segments",
         )
@@ -111,34 +121,13 @@ class Segments(Dataset):
     def find_media(self, root: Path, annotations: Annotations | None) -> Media:
         """Files below `root` that the item ids name.
 
-        An id names a file by its path below the root, that path without extension, its file name, or that without
-        extension; the first of these that fits any file decides.
-
         Raises:
             OptionError: without annotations there are no ids to look for.
             MediaError: no such folder, or an id fits two files.
         """
         if annotations is None:
             raise OptionError("--dataset segments needs --annotations FILE; for a bare folder use --dataset folder.")
-        files = media_files(root)
-        names = _names(files.paths)
-        taken: dict[str, str] = {}
-        for item in annotations.items:
-            fitting = next((level[item] for level in names if item in level), [])
-            if len(fitting) > 1:
-                raise MediaError(
-                    f"item {item!r} fits two files below {root}: {fitting[0]} and {fitting[1]}. "
-                    "Use their paths below the root as item ids."
-                )
-            if fitting:
-                taken[item] = fitting[0]
-        ignored = dict(files.ignored)
-        ignored |= {name: "no item of the annotations names it" for name in files.paths if name not in taken.values()}
-        return Media(
-            paths={item: files.paths[name] for item, name in taken.items()},
-            missing=tuple(item for item in annotations.items if item not in taken),
-            ignored=dict(sorted(ignored.items())),
-        )
+        return media_named(root, annotations.items)
 
     def _item_splits(self, file: _File, digests: dict[str, str]) -> dict[str, str]:
         """Split of every item."""
@@ -166,6 +155,36 @@ class Segments(Dataset):
 
 
 DATASET = Segments
+
+
+def media_named(root: Path, items: Sequence[str]) -> Media:
+    """Files below `root` by the ids that name them.
+
+    An id names a file by its path below the root, that path without extension, its file name, or that without
+    extension; the first of these that fits any file decides.
+
+    Raises:
+        MediaError: no such folder, or an id fits two files.
+    """
+    files = media_files(root)
+    names = _names(files.paths)
+    taken: dict[str, str] = {}
+    for item in items:
+        fitting = next((level[item] for level in names if item in level), [])
+        if len(fitting) > 1:
+            raise MediaError(
+                f"item {item!r} fits two files below {root}: {fitting[0]} and {fitting[1]}. "
+                "Use their paths below the root as item ids."
+            )
+        if fitting:
+            taken[item] = fitting[0]
+    ignored = dict(files.ignored)
+    ignored |= {name: "no item of the annotations names it" for name in files.paths if name not in taken.values()}
+    return Media(
+        paths={item: files.paths[name] for item, name in taken.items()},
+        missing=tuple(item for item in items if item not in taken),
+        ignored=dict(sorted(ignored.items())),
+    )
 
 
 def _read_csv(path: Path) -> tuple[_File, str]:

@@ -4,8 +4,8 @@ A head states by role which kind of stream it reads (`needs`) and which rows of 
 roles with streams, reads the rows once and hands them over as batches. A file of one head ends with `HEAD = MyHead`.
 
 Two units of work exist. With `unit = "segment"` a sample is one annotated segment: the batch holds the rows that belong
-to it, and its labels. With `unit = "item"` a sample is a whole item: the batch holds all its rows, and the segments lie
-in `Batch.samples`.
+to it, and its labels. With `unit = "item"` a sample is a whole item: the batch holds all its rows, and its segments and
+points (single frames, where the corpus has them) lie in `Batch.samples`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pydantic import BeforeValidator, Field
 from torch import Tensor, nn
 
 from vidloc.core.options import Options
-from vidloc.core.records import HeadTask, Kind, Prediction, Segment, Source
+from vidloc.core.records import HeadTask, Kind, Point, Prediction, Segment, Source
 from vidloc.core.timeline import Span
 from vidloc.heads.sampling import AllRows, RowRule, Sampling, SegmentRows
 
@@ -95,11 +95,12 @@ class StreamNeed:
 
 @dataclass(frozen=True)
 class Sample:
-    """One unit of work: an annotated segment, or a whole item with all its segments."""
+    """One unit of work: an annotated segment, or a whole item with all its segments and single frames."""
 
     item_id: str
     span: Span
     segments: tuple[Segment, ...] = ()
+    points: tuple[Point, ...] = ()
 
     @property
     def id(self) -> str:

@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from vidloc.core.records import Segment
+from vidloc.core.records import Point, Segment
 from vidloc.core.timeline import Span
 from vidloc.datasets.base import Annotations
 from vidloc.errors import OptionError
@@ -34,7 +34,7 @@ def split_samples(
     """
     segments = annotations.split(split)
     if head.unit == "item":
-        return _item_samples(split, annotations.items_of(split), segments, reader)
+        return _item_samples(split, annotations.items_of(split), segments, annotations.points, reader)
     return _segment_samples(split, segments, sampling, reader)
 
 
@@ -52,11 +52,18 @@ def require_samples(found: SplitSamples, *, labelled: bool) -> None:
             f"split {record.split!r}: none of its {record.num_annotations} annotations has rows. {why}. "
             "Are these the store and the annotations of the same videos?"
         )
-    if labelled and not any(segment.labels for sample in found.samples for segment in sample.segments):
+    marked = any(sample.points for sample in found.samples)
+    if labelled and not marked and not any(segment.labels for sample in found.samples for segment in sample.segments):
         raise OptionError(f"the labels of split {record.split!r} are withheld or empty; nothing can be learnt from it.")
 
 
-def _item_samples(split: str, items: Sequence[str], segments: Sequence[Segment], reader: StoreRows) -> SplitSamples:
+def _item_samples(
+    split: str,
+    items: Sequence[str],
+    segments: Sequence[Segment],
+    points: Mapping[str, tuple[Point, ...]],
+    reader: StoreRows,
+) -> SplitSamples:
     by_item: defaultdict[str, list[Segment]] = defaultdict(list)
     for segment in segments:
         by_item[segment.item_id].append(segment)
@@ -72,7 +79,7 @@ def _item_samples(split: str, items: Sequence[str], segments: Sequence[Segment],
             )
         timeline, num_rows = reader.timeline(reader.roles[0], item)
         end = float(timeline.span(num_rows - 1)[1])
-        samples.append(Sample(item, Span(0.0, max(end, 0.0)), tuple(by_item[item])))
+        samples.append(Sample(item, Span(0.0, max(end, 0.0)), tuple(by_item[item]), points.get(item, ())))
     record = SplitRecord(
         split=split, num_annotations=len(items), num_used=len(samples), lacking=tuple(lacking), leak={}
     )
