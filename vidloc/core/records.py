@@ -120,6 +120,7 @@ class Prediction(Record):
         label: class by name, where the task has one label.
         query_id: the annotation or query that is answered.
         scores: one number per class by task (logits), for top-k, action priors and submissions.
+        time_s: the one time that stands for the span, where single frames are predicted.
     """
 
     item_id: str
@@ -128,3 +129,4 @@ class Prediction(Record):
     label: str | None = None
     query_id: str | None = None
     scores: Mapping[str, tuple[float, ...]] | None = None
+    time_s: float | None = None

@@ -1,13 +1,16 @@
-"""Blocks that more than one head uses: pooling and attention over masked rows, standardised inputs, loss of labels."""
+"""Blocks that more than one head uses: pooling and attention over masked rows, standardised inputs, loss of
+labels, choice of the task.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
+from vidloc.errors import OptionError
 from vidloc.heads.base import UNLABELLED
 
 
@@ -78,3 +81,19 @@ def label_losses(logits: Mapping[str, Tensor], labels: Mapping[str, Tensor]) -> 
         summed = F.cross_entropy(scores, labels[task], ignore_index=UNLABELLED, reduction="sum")
         losses[task] = summed / known.sum().clamp(min=1)
     return losses
+
+
+def only_task(head: str, wanted: str, labels: Mapping[str, Sequence[str]]) -> str:
+    """The task whose classes a head of one task learns.
+
+    Raises:
+        OptionError: the task asked for does not exist, or none was asked for and there are several.
+    """
+    if wanted in labels:
+        return wanted
+    if wanted or len(labels) != 1:
+        problem = f"there is no task {wanted!r}" if wanted else "there are several tasks"
+        raise OptionError(
+            f"{head} learns the classes of one task, and {problem}. Choose --label of: {', '.join(labels)}."
+        )
+    return next(iter(labels))

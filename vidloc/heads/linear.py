@@ -36,7 +36,7 @@ from vidloc.core.records import Prediction, Segment, Source
 from vidloc.core.timeline import Span
 from vidloc.errors import OptionError
 from vidloc.heads.base import BaseHeadOptions, Batch, Head, RowBatch, StreamNeed
-from vidloc.heads.layers import Standardize
+from vidloc.heads.layers import Standardize, only_task
 from vidloc.heads.training import FitData, Recorder
 
 _LEAST_PROBABILITY = 1e-6
@@ -84,7 +84,7 @@ class Linear(Head):
 
     def __init__(self, options: LinearOptions, dims: Mapping[str, int], labels: Mapping[str, Sequence[str]]) -> None:
         super().__init__(options, dims, labels)
-        self.label_task = _only_task(options.label, labels)
+        self.label_task = only_task("linear", options.label, labels)
         self.classes = self.labels[self.label_task]
         self.standard = Standardize(dims["visual"])
         num_outputs = len(self.classes) + 1  # the last is background
@@ -289,14 +289,3 @@ def _row_seconds(windows: NDArray[np.float64]) -> NDArray[np.float64]:
         return windows[:, 1] - windows[:, 0]
     seconds: NDArray[np.float64] = np.gradient(windows.mean(axis=1))
     return seconds
-
-
-def _only_task(wanted: str, labels: Mapping[str, Sequence[str]]) -> str:
-    if wanted in labels:
-        return wanted
-    if wanted or len(labels) != 1:
-        problem = f"there is no task {wanted!r}" if wanted else "there are several tasks"
-        raise OptionError(
-            f"linear learns the classes of one task, and {problem}. Choose --label of: {', '.join(labels)}."
-        )
-    return next(iter(labels))

@@ -7,7 +7,7 @@ up again at its last checkpoint ends with the numbers it would have had.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from vidloc.core.records import Prediction
 from vidloc.errors import OptionError, VidlocError
-from vidloc.heads.bank import Bank
+from vidloc.heads.bank import Bank, Notice
 from vidloc.heads.base import Head, HeadOptions
 
 
@@ -29,11 +29,13 @@ class FitData:
         train: training samples.
         select: samples of the split by which the epoch is chosen; `None` unless asked for.
         score: one number for predictions on `select`; higher is better.
+        notice: told what a person should know of the training, in a sentence.
     """
 
     train: Bank
     select: Bank | None = None
     score: Callable[[Sequence[Prediction]], float] | None = None
+    notice: Notice = lambda _: None
 
 
 @dataclass(frozen=True)
@@ -83,9 +85,8 @@ def fit(head: Head, data: FitData, run: Recorder) -> None:
     options = head.options
     if not isinstance(options, HeadOptions):
         raise OptionError(f"{type(head).__name__} has no training options; it needs HeadOptions or a fit of its own.")
-    if options.select == "best" and (data.select is None or data.score is None):
-        raise OptionError("--select best needs the split to look at: --select-split validation.")
-    optimizer = _optimizer(head, options)
+    require_selection(data, options)
+    optimizer = make_optimizer(head, options)
     state = run.resume()
     if state is None:
         head.prepare(data)
@@ -95,12 +96,24 @@ def fit(head: Head, data: FitData, run: Recorder) -> None:
         optimizer.load_state_dict(dict(state.optimizer))
     for epoch in range(state.epoch, options.epochs):
         with seeded(options.seed, epoch + 1, device=head.device):
-            values = _train_epoch(head, data.train, optimizer, options, epoch)
-        state = _after_epoch(head, data, optimizer, values, state, options)
+            batches = data.train.batches(options.batch, seed=(options.seed, epoch))
+            losses = ((head.loss(batch), len(batch)) for batch in batches)
+            values = train_steps(head, losses, optimizer, options, epoch)
+        state = after_epoch(head, data, optimizer, values, state, options)
         run.log(state.epoch, values)
         run.checkpoint(state)
-    _finish(head, options, run, state)
+    finish(head, options, run, state)
     head.eval()
+
+
+def require_selection(data: FitData, options: HeadOptions) -> None:
+    """Refuse to look for the best epoch without a split to look at.
+
+    Raises:
+        OptionError: `select=best` without one.
+    """
+    if options.select == "best" and (data.select is None or data.score is None):
+        raise OptionError("--select best needs the split to look at: --select-split validation.")
 
 
 def predict_all(head: Head, bank: Bank, *, batch: int) -> list[Prediction]:
@@ -148,7 +161,8 @@ def pick_device(name: str) -> torch.device:
     return torch.device("cuda:0") if name == "cuda" else device
 
 
-def _optimizer(head: Head, options: HeadOptions) -> torch.optim.Optimizer:
+def make_optimizer(head: Head, options: HeadOptions) -> torch.optim.Optimizer:
+    """A fresh optimiser over the head's groups of parameters, as the options name it."""
     groups = head.parameter_groups()
     for group in groups:
         # A group's own rate is a multiple of the base rate: the schedule scales both alike.
@@ -165,32 +179,49 @@ def _optimizer(head: Head, options: HeadOptions) -> torch.optim.Optimizer:
     )
 
 
-def _train_epoch(
-    head: Head, bank: Bank, optimizer: torch.optim.Optimizer, options: HeadOptions, epoch: int
+def train_steps(
+    head: Head,
+    losses: Iterable[tuple[dict[str, Tensor], int]],
+    optimizer: torch.optim.Optimizer,
+    options: HeadOptions,
+    epoch: int,
 ) -> dict[str, float]:
+    """One epoch of gradient steps.
+
+    Args:
+        losses: what `Head.loss` gives of each batch, and the batch's size; a step is made before the next is asked.
+        epoch: counted from 0.
+
+    Returns:
+        The learning rate and the mean losses over the samples.
+
+    Raises:
+        VidlocError: the loss is no longer finite.
+    """
     rate = learning_rate(options, epoch)
     for group in optimizer.param_groups:
         group["lr"] = rate * group["scale"]
     head.train()
     # Sums stay on the device: reading one number per step would wait for the GPU each time.
     sums: dict[str, Tensor] = {}
-    for batch in bank.batches(options.batch, seed=(options.seed, epoch)):
-        losses = head.loss(batch)
+    num_samples = 0
+    for values, size in losses:
         optimizer.zero_grad(set_to_none=True)
-        losses["total"].backward()  # type: ignore[no-untyped-call]
+        values["total"].backward()  # type: ignore[no-untyped-call]
         if options.clip_norm > 0:
             torch.nn.utils.clip_grad_norm_(head.parameters(), options.clip_norm)
         optimizer.step()
-        for name, value in losses.items():
-            sums[name] = sums.get(name, torch.zeros((), device=value.device)) + value.detach() * len(batch)
-    means = {f"loss_{name}" if name != "total" else "loss": float(value) / len(bank) for name, value in sums.items()}
+        num_samples += size
+        for name, value in values.items():
+            sums[name] = sums.get(name, torch.zeros((), device=value.device)) + value.detach() * size
+    means = {f"loss_{name}" if name != "total" else "loss": float(value) / num_samples for name, value in sums.items()}
     if not all(math.isfinite(value) for value in means.values()):
         shown = ", ".join(f"{name} {value}" for name, value in means.items())
         raise VidlocError(f"the loss is not finite after epoch {epoch + 1} ({shown}); use a lower --lr or --clip-norm.")
     return {"lr": rate, **means}
 
 
-def _after_epoch(
+def after_epoch(
     head: Head,
     data: FitData,
     optimizer: torch.optim.Optimizer,
@@ -198,6 +229,7 @@ def _after_epoch(
     state: Checkpoint,
     options: HeadOptions,
 ) -> Checkpoint:
+    """The state after an epoch, rated on the selection split where one is asked for; the rating joins `values`."""
     epoch, best_epoch, best_score = state.epoch + 1, state.best_epoch, state.best_score
     if options.select == "best" and data.select is not None and data.score is not None:
         values["select"] = data.score(predict_all(head, data.select, batch=options.batch))
@@ -206,7 +238,8 @@ def _after_epoch(
     return Checkpoint(epoch, head.state_dict(), optimizer.state_dict(), best_epoch, best_score)
 
 
-def _finish(head: Head, options: HeadOptions, run: Recorder, state: Checkpoint) -> None:
+def finish(head: Head, options: HeadOptions, run: Recorder, state: Checkpoint) -> None:
+    """Leave the head with the weights of the epoch that the options choose, and say which."""
     if options.select == "last":
         run.chose(state.epoch, "the last epoch; no split was looked at to choose it")
         return

@@ -136,14 +136,14 @@ def _splits(plan: TrainPlan, setting: Setting, notice: Notice) -> dict[str, Spli
 def _fit_data(setting: Setting, head: Head, splits: Mapping[str, SplitSamples], notice: Notice) -> FitData:
     train_bank = setting.bank(splits["train"], notice)
     if "select" not in splits:
-        return FitData(train_bank)
+        return FitData(train_bank, notice=notice)
     found = splits["select"]
     segments = [segment for sample in found.samples for segment in sample.segments]
 
     def rated(predictions: Sequence[Prediction]) -> float:
         return headline(head.task, setting.annotations, predictions, segments, label_task=head.label_task)
 
-    return FitData(train_bank, setting.bank(found, notice), rated)
+    return FitData(train_bank, setting.bank(found, notice), rated, notice)
 
 
 def _eval_split(plan: TrainPlan, setting: Setting) -> str:

@@ -28,7 +28,7 @@ _TASKS: tuple[dict[str, tuple[str, ...]], ...] = (
     {"verb": ("take", "put", "open"), "noun": ("knife", "pan", "lid", "cup")},
     {"label": ("wave", "jump", "run")},
 )
-_SMALL = {"epochs": 2, "batch": 3, "seed": 5, "device": "cpu"}
+_SMALL = {"epochs": 2, "steps": 3, "batch": 3, "seed": 5, "device": "cpu"}
 _CPU = torch.device("cpu")
 _TOLERANCE = 1e-4
 _EXTRA_ROWS = 3

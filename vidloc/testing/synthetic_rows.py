@@ -8,7 +8,7 @@ from fractions import Fraction
 
 import numpy as np
 
-from vidloc.core.records import Segment
+from vidloc.core.records import Point, Segment
 from vidloc.core.rows import Rows
 from vidloc.core.timeline import Span, Timeline, center_grid, num_center_rows
 from vidloc.heads.base import Sample, StreamNeed
@@ -66,7 +66,10 @@ class MadeUpRows:
         )
 
     def samples(self, unit: str, labels: Mapping[str, Sequence[str]]) -> list[Sample]:
-        """Two segments per item of unlike length, so that batches are padded; or the items with all their segments."""
+        """Two segments per item of unlike length, so that batches are padded; or the items with all their segments.
+
+        An item also has a single frame in the middle of each segment.
+        """
         found: list[Sample] = []
         for number, (item, duration) in enumerate(self.durations_s.items()):
             spans = (Span(0.25, 0.25 + 0.4 * duration), Span(0.6 * duration, 0.6 * duration + 1.0))
@@ -80,7 +83,8 @@ class MadeUpRows:
                 for place, span in enumerate(spans)
             ]
             if unit == "item":
-                found.append(Sample(item, Span(0.0, duration), tuple(segments)))
+                points = tuple(Point(item_id=item, time_s=s.span.center_s, labels=s.labels) for s in segments)
+                found.append(Sample(item, Span(0.0, duration), tuple(segments), points))
             else:
                 found += [Sample(item, segment.span, (segment,)) for segment in segments]
         return found
