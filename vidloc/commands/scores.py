@@ -72,6 +72,16 @@ def print_scores(scores: Scores) -> None:
     out.print(table)
 
 
+def print_metrics(metrics: Mapping[str, Any], title: str) -> None:
+    """Metrics of one file as a table."""
+    table = Table(box=None, pad_edge=False)
+    table.add_column("metric")
+    table.add_column(title, justify="right")
+    for name, value in _flat(metrics).items():
+        table.add_row(name, _shown(value))
+    console().print(table)
+
+
 def _flat(metrics: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested metrics as dotted names."""
     found: dict[str, Any] = {}

@@ -140,7 +140,7 @@ def predict(
 
 
 @click.command(short_help="Score a run or a predictions.jsonl with the official metrics.")
-@click.argument("path", type=_PATH)
+@click.argument("path", type=_PATH, required=False)
 @click.option("--split", default="", help="Split to score [default: the run's evaluation split].")
 @click.option(
     "--prior",
@@ -151,10 +151,24 @@ def predict(
 )
 @click.option("--dataset", metavar="NAME[:option=value,...]", help="Corpus, for predictions without an account.")
 @click.option("--annotations", type=_PATH, help="Annotations, where they have moved or there is no account.")
+@click.option(
+    "--task",
+    type=click.Choice(["detection", "frame-detection", "classification"]),
+    help="Score two files instead of a run: --predictions against --truth.",
+)
+@click.option("--predictions", type=_PATH, help="With --task: JSON lines item_id, start_s, end_s, label, score.")
+@click.option("--truth", type=_PATH, help="With --task: JSON lines item_id, start_s, end_s, label.")
+@click.option(
+    "--thresholds",
+    default="",
+    metavar="N,...",
+    help="With --task: of temporal IoU, or of distance [default: the usual].",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the metrics as one JSON document.")
 @click.pass_context
 def evaluate(
-    ctx: click.Context, path: Path, split: str, prior: Any, dataset: str | None, annotations: Path | None,
+    ctx: click.Context, path: Path | None, split: str, prior: Any, dataset: str | None, annotations: Path | None,
+    task: str | None, predictions: Path | None, truth: Path | None, thresholds: str,
     as_json: bool,  # noqa: FBT001
 ) -> None:  # fmt: skip
     """Score a run, or a file of predictions, beside chance and the most frequent class.
@@ -163,13 +177,27 @@ def evaluate(
     vidloc evaluate runs/sap
     vidloc evaluate runs/sap --prior joint --json
     vidloc evaluate predictions.jsonl --dataset segments --annotations my.csv
+    vidloc evaluate --task frame-detection --predictions p.jsonl --truth t.jsonl
 
     It reads predictions and annotations alone: neither the store nor the weights.
     """
-    from vidloc.commands.scores import print_scores
+    from vidloc.commands.scores import print_metrics, print_scores
     from vidloc.pipelines.evaluate import LabelSource
     from vidloc.pipelines.evaluate import evaluate as run_evaluate
 
+    if task is not None:
+        if predictions is None or truth is None or path is not None:
+            raise click.UsageError("--task scores two files: give --predictions FILE and --truth FILE, and no run.")
+        from vidloc.pipelines.score_files import score_files
+
+        metrics = score_files(task, predictions, truth, _thresholds(thresholds))
+        if as_json:
+            echo_json(metrics)
+        else:
+            print_metrics(metrics, predictions.name)
+        return
+    if path is None or predictions is not None or truth is not None or thresholds:
+        raise click.UsageError("give a run or a file of predictions, or --task with --predictions and --truth.")
     name, options = _dataset(dataset)
     scores = run_evaluate(path, split=split, prior=prior, labels=LabelSource(name, options, annotations))
     if as_json:
@@ -361,6 +389,16 @@ def _dataset(text: str | None) -> tuple[str, dict[str, str]]:
         return "", {}
     plan = parse_encoder(text)
     return plan.name, dict(plan.options)
+
+
+def _thresholds(text: str) -> tuple[float, ...]:
+    try:
+        values = tuple(float(part) for part in text.split(",") if part.strip())
+    except ValueError:
+        values = (-1.0,)
+    if not all(0 < value <= 1 for value in values):
+        raise OptionError(f"--thresholds {text!r}: expected numbers above 0 and at most 1, such as 0.3,0.5,0.7.")
+    return values
 
 
 def _peek(args: Sequence[str], flag: str) -> str | None:

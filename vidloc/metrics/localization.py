@@ -10,7 +10,7 @@ classes outside the truth are dropped.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -77,6 +77,10 @@ class Detections:
         return Detections(tuple(self.items[k] for k in index), self.spans[index], self.labels[index], scores)
 
 
+Closeness = Callable[[Intervals, Intervals], NDArray[np.float64]]  # (n, 2) and (m, 2) spans to (n, m)
+Matcher = Callable[[Detections, Detections, Sequence[float]], NDArray[np.bool_]]
+
+
 def interpolated_ap(hits: ArrayLike, num_truth: int) -> float:
     """Area under the interpolated precision-recall curve (all points).
 
@@ -93,45 +97,61 @@ def interpolated_ap(hits: ArrayLike, num_truth: int) -> float:
     return float((envelope * right).sum() / num_truth)
 
 
-def matched(predicted: Detections, truth: Detections, thresholds: Sequence[float]) -> NDArray[np.bool_]:
-    """Which predictions, best first, take a true segment of their item, `(thresholds, predictions)`.
+def assigned(
+    predicted: Detections, truth: Detections, least: Sequence[float], closeness: Closeness
+) -> NDArray[np.bool_]:
+    """Which predictions, best first, take a true segment of their item, `(len(least), predictions)`.
 
-    Classes are not looked at: pass one class, or all for a class-agnostic match. A true segment is taken once.
+    Each takes the closest free one that is at least so close. Classes are not looked at: pass one class, or all for a
+    class-agnostic match. A true segment is taken once.
+
+    Args:
+        closeness: of every predicted span to every true one; higher is closer.
     """
-    result = np.zeros((len(thresholds), len(predicted)), dtype=bool)
+    result = np.zeros((len(least), len(predicted)), dtype=bool)
     true_of = truth.of_item()
     for item, own in predicted.of_item().items():
         if item not in true_of:
             continue
-        iou = temporal_iou(predicted.spans[own], truth.spans[true_of[item]])
-        free = np.ones((len(thresholds), iou.shape[1]), dtype=bool)
+        close = closeness(predicted.spans[own], truth.spans[true_of[item]])
+        free = np.ones((len(least), close.shape[1]), dtype=bool)
         # Most predictions meet nothing at all; only the others need the loop.
-        for k in np.flatnonzero(iou.max(axis=1) >= min(thresholds)):
-            for t, threshold in enumerate(thresholds):
-                open_iou = np.where(free[t], iou[k], -1.0)
-                best = int(open_iou.argmax())
-                if open_iou[best] >= threshold:
+        for k in np.flatnonzero(close.max(axis=1) >= min(least)):
+            for t, threshold in enumerate(least):
+                still_open = np.where(free[t], close[k], -np.inf)
+                best = int(still_open.argmax())
+                if still_open[best] >= threshold:
                     free[t, best] = False
                     result[t, own[k]] = True
     return result
 
 
-def average_precision(predicted: Detections, truth: Detections, thresholds: Sequence[float]) -> dict[int, list[float]]:
+def matched(predicted: Detections, truth: Detections, thresholds: Sequence[float]) -> NDArray[np.bool_]:
+    """Predictions that take a true segment of at least each temporal IoU; see `assigned`."""
+    return assigned(predicted, truth, thresholds, temporal_iou)
+
+
+def average_precision(
+    predicted: Detections, truth: Detections, thresholds: Sequence[float], match: Matcher = matched
+) -> dict[int, list[float]]:
     """AP at each threshold for every class of the truth."""
     ranked = predicted.best_first()
     result = {}
     for label in np.unique(truth.labels).tolist():
         true = truth.of_class(label)
-        right = matched(ranked.of_class(label), true, thresholds)
+        right = match(ranked.of_class(label), true, thresholds)
         result[label] = [interpolated_ap(row, len(true)) for row in right]
     return result
 
 
 def mean_average_precision(
-    predicted: Detections, truth: Detections, thresholds: Sequence[float] = EPIC_THRESHOLDS
+    predicted: Detections,
+    truth: Detections,
+    thresholds: Sequence[float] = EPIC_THRESHOLDS,
+    match: Matcher = matched,
 ) -> Metrics:
     """Mean AP at each threshold (`map@0.5`) and their mean (`map`); NaN without true segments."""
-    per_class = np.array(list(average_precision(predicted, truth, thresholds).values()))
+    per_class = np.array(list(average_precision(predicted, truth, thresholds, match).values()))
     means = per_class.mean(axis=0) if per_class.size else np.full(len(thresholds), np.nan)
     return {"map": float(means.mean()), **{f"map@{t:g}": float(m) for t, m in zip(thresholds, means, strict=True)}}
 
