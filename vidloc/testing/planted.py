@@ -3,6 +3,8 @@
     make_recognition(folder)   folder/feats.zarr with streams `motion`, `looks` (clip) and `things` (objects), and
                                folder/annotations in EPIC-KITCHENS-55's own files
     make_detection(folder)     folder/feats.zarr with the stream `frames` (clip), and folder/labels.csv
+    make_single_frames(folder) the same, in segments whose look changes from start to end, amid background of many
+                               looks; and folder/points.csv with one time of each training segment
 
 A row of a verb's segment is that verb's code plus noise; one region of each frame is its noun's code, the others are
 noise. Nothing is decoded and no encoder is run, so it takes well under a second.
@@ -29,15 +31,18 @@ LABELS = ("wave", "jump")
 STRIDE_S = Fraction(1, 2)
 WIDTH, REGION_WIDTH, REGIONS = 12, 10, 6
 _DURATION_S = 24
+_LONG_S = 60
+_CLUTTER = 5
 _SCENE_S = 3
 
 
 @dataclass(frozen=True)
 class Planted:
-    """Where a made-up corpus lies."""
+    """Where a made-up corpus lies; `points` is the file of single frames, where it has one."""
 
     store: Path
     annotations: Path
+    points: Path | None = None
 
 
 def make_recognition(folder: Path, *, num_training: int = 6, num_held_out: int = 2, seed: int = 0) -> Planted:
@@ -90,6 +95,44 @@ def make_detection(folder: Path, *, num_items: int = 8, seed: int = 0) -> Plante
     return Planted(store, labels)
 
 
+def make_single_frames(folder: Path, *, num_items: int = 16, seed: int = 0) -> Planted:
+    """Segments that begin as one thing and end as another, with one labelled time of each; half the items are `test`.
+
+    A row of a segment is its class's code plus a share of two codes, for its start and its end, that go over into each
+    other. So a labelled row tells little of the rows farther off, and the background, which changes its look as well,
+    is known to a head only if it looks for it.
+    """
+    random = np.random.default_rng(seed)
+    classes, starts, ends = (random.normal(size=(len(LABELS), WIDTH)) for _ in range(3))
+    clutter = random.normal(size=(_CLUTTER, WIDTH))
+    lines, points = ["item_id,start_s,end_s,label,split"], ["item_id,time_s,label"]
+    store = folder / "feats.zarr"
+    num_rows = num_center_rows(STRIDE_S, _LONG_S)
+    with create_store(store) as writer:
+        writer.add_stream(_clip_spec("frames", WIDTH))
+        for k in range(num_items):
+            item, split = f"video_{k:02d}.mp4", "train" if k < num_items / 2 else "test"
+            rows = clutter[np.repeat(random.integers(_CLUTTER, size=num_rows // 6 + 1), 6)[:num_rows]]
+            for place in range(0, _LONG_S - 10, 10):
+                start, label = place + float(random.uniform(0, 3)), int(random.integers(len(LABELS)))
+                end = start + float(random.uniform(3, 6))
+                own = np.arange(round(2 * start), round(2 * end))
+                passed = np.linspace(0, 1, len(own))[:, None]
+                rows[own] = classes[label] + 1.2 * ((1 - passed) * starts[label] + passed * ends[label])
+                lines.append(f"{item},{own[0] / 2},{own[-1] / 2 + 0.5},{LABELS[label]},{split}")
+                if split == "train":
+                    points.append(f"{item},{random.uniform(own[0] / 2, own[-1] / 2):.3f},{LABELS[label]}")
+            rows = rows + 0.4 * random.normal(size=rows.shape)
+            writer.set_info(ItemInfo(item_id=item, duration_s=_LONG_S))
+            _write_rows(writer, "frames", item, rows, center_grid(1, STRIDE_S), duration_s=_LONG_S)
+            writer.commit(item)
+    places = []
+    for name, text in (("labels.csv", lines), ("points.csv", points)):
+        places.append(folder / name)
+        places[-1].write_text("\n".join(text) + "\n", encoding="utf-8")
+    return Planted(store, *places)
+
+
 def _scenes(item: str, random: np.random.Generator) -> list[AnnotatedSegment]:
     found = []
     for start in range(0, _DURATION_S - _SCENE_S, _SCENE_S):
@@ -126,8 +169,16 @@ def _write_item(
     writer.commit(item)
 
 
-def _write_rows(writer: FeatureWriter, stream: str, item: str, rows: NDArray[np.float64], grid: TimeGrid) -> None:
-    writer.write(stream, item, Rows.dense(features=rows.astype(np.float16)), grid, extent=(0.0, float(_DURATION_S)))
+def _write_rows(
+    writer: FeatureWriter,
+    stream: str,
+    item: str,
+    rows: NDArray[np.float64],
+    grid: TimeGrid,
+    *,
+    duration_s: float = _DURATION_S,
+) -> None:
+    writer.write(stream, item, Rows.dense(features=rows.astype(np.float16)), grid, extent=(0.0, float(duration_s)))
 
 
 def _clip_spec(name: str, width: int) -> StreamSpec:
