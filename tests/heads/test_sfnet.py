@@ -206,6 +206,9 @@ class Reader:
         start = self.shift if role == "flow" else 0
         return TimeGrid(STRIDE_S, STRIDE_S, start), 40
 
+    def keys(self, role, item_id):
+        return None
+
     def rows(self, role, item_id):
         classes = np.full(40, 2)
         classes[5:15], classes[22:32] = 0, 1
