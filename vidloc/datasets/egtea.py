@@ -34,9 +34,9 @@ from vidloc.core.options import Options
 from vidloc.core.records import Segment
 from vidloc.core.timeline import Span
 from vidloc.datasets.base import Annotations, Dataset, Media
-from vidloc.datasets.media_files import VIDEO_EXTENSIONS, media_files
+from vidloc.datasets.media_files import VIDEO_EXTENSIONS, by_stem, media_files
 from vidloc.datasets.tables import Row, find_table, read_table, read_text
-from vidloc.errors import AnnotationError, MediaError
+from vidloc.errors import AnnotationError
 
 CLIP_FPS = 24
 _SPLITS = ("train", "test")
@@ -144,24 +144,13 @@ class Egtea(Dataset):
             MediaError: no such folder, or two different files of one item.
         """
         files = media_files(root)
-        ignored = dict(files.ignored)
         known = None if annotations is None else set(annotations.items)
-        found: dict[str, Path] = {}
-        for name, path in files.paths.items():
-            if reason := self._why_not(path, known):
-                ignored[name] = reason
-                continue
-            other = found.setdefault(path.stem, path)
-            if other != path and not other.samefile(path):
-                raise MediaError(
-                    f"{self.options.items} {path.stem} lies below {root} twice: {other.relative_to(root)} and {name}. "
-                    "Give --root the folder that holds the copy you mean."
-                )
+        found, ignored = by_stem(root, files, lambda path: self._why_not(path, known), what=self.options.items)
         wanted = sorted(found) if annotations is None else annotations.items
         return Media(
             paths={item: found[item] for item in wanted if item in found},
             missing=tuple(item for item in wanted if item not in found),
-            ignored=dict(sorted(ignored.items())),
+            ignored=ignored,
         )
 
     def _why_not(self, path: Path, known: set[str] | None) -> str:

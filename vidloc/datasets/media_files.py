@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import unicodedata
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -68,6 +69,32 @@ def media_files(root: Path) -> MediaFiles:
             else:
                 paths[item] = path
     return MediaFiles(_in_byte_order(paths), dict(sorted(ignored.items())))
+
+
+def by_stem(
+    root: Path, files: MediaFiles, why_not: Callable[[Path], str], *, what: str
+) -> tuple[dict[str, Path], dict[str, str]]:
+    """Files by their names without extension, and those left out with the reason.
+
+    Args:
+        why_not: why a file is not taken, empty if it is.
+        what: what such a name names, for the message.
+
+    Raises:
+        MediaError: two different files of one name.
+    """
+    ignored, found = dict(files.ignored), dict[str, Path]()
+    for name, path in files.paths.items():
+        if reason := why_not(path):
+            ignored[name] = reason
+            continue
+        other = found.setdefault(path.stem, path)
+        if other != path and not other.samefile(path):
+            raise MediaError(
+                f"{what} {path.stem} lies below {root} twice: {other.relative_to(root)} and {name}. "
+                "Give --root the folder that holds the copy you mean."
+            )
+    return found, dict(sorted(ignored.items()))
 
 
 def unusable_id(item_id: str) -> str:

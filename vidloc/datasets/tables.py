@@ -194,3 +194,16 @@ def read_text(path: Path) -> tuple[str, str]:
         raise AnnotationError(f"{path} is not UTF-8 text (byte {error.start}); save it as UTF-8.") from None
     except (OSError, EOFError, zlib.error) as error:
         raise AnnotationError(f"{path} cannot be read: {error}.") from None
+
+
+def file_sha256(path: Path) -> str:
+    """The sha256 of a file that is not text.
+
+    Raises:
+        AnnotationError: missing or unreadable.
+    """
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise AnnotationError(f"{path} cannot be read: {error}.") from None
