@@ -28,6 +28,11 @@ if TYPE_CHECKING:
 
 _PATH = click.Path(path_type=Path)
 _DATASET = "dataset"
+_EXAMPLES = {
+    "detection": "segments --annotations my.csv",
+    "event": "ave --annotations ave-annotations/",
+    "crossmodal": "ave --protocol matching --annotations ave-annotations/",
+}
 
 
 class HeadGroup(click.Group):
@@ -281,7 +286,7 @@ def _head_command(name: str, dataset: str | None) -> click.Command:
 
     roles = "; ".join(f"{role}: {' or '.join(need.kinds)}" for role, need in head.needs.items())
     summary = (sys.modules[head.__module__].__doc__ or head.__doc__ or "").strip().split("\n\n")[0]
-    labels = "segments --annotations my.csv" if head.task == "detection" else "epic --annotations epic-annotations/"
+    labels = _EXAMPLES.get(head.task, "epic --annotations epic-annotations/")
     example = f"vidloc train-head {name} --store feats.zarr --dataset {labels} --out runs/one"
     hint = "" if dataset_name else "\n\nFlags of a dataset are listed once it is named: --dataset NAME --help."
     return click.Command(

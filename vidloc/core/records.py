@@ -11,7 +11,7 @@ from vidloc.core.timeline import Span
 
 Kind = Literal["clip", "audio", "objects", "text"]
 Status = Literal["done", "partial", "absent", "failed"]
-HeadTask = Literal["detection", "grounding", "crossmodal", "recognition", "embedding"]
+HeadTask = Literal["detection", "grounding", "event", "crossmodal", "recognition", "embedding"]
 
 
 class Record(BaseModel):
@@ -121,6 +121,7 @@ class Prediction(Record):
         query_id: the annotation or query that is answered.
         scores: one number per class by task (logits), for top-k, action priors and submissions.
         time_s: the one time that stands for the span, where single frames are predicted.
+        direction: what was looked for where, in matching: `a2v` is a sound among pictures, `v2a` the reverse.
     """
 
     item_id: str
@@ -130,3 +131,4 @@ class Prediction(Record):
     query_id: str | None = None
     scores: Mapping[str, tuple[float, ...]] | None = None
     time_s: float | None = None
+    direction: Literal["a2v", "v2a"] | None = None

@@ -2,6 +2,7 @@
 
 Both return the metrics of `protocols.evaluate`, so that a table can set them side by side.
 
+- In the audio-visual protocols both are computed: the mean over all guesses, and the constant class or start.
 - `chance` draws scores (or segments) at random and averages over enough draws that the mean is steady.
 - `most_frequent` gives every segment the classes in order of their training counts, and the pairs of the action task in
   order of theirs. In detection it gives every frame the class most frames of the training items with segments have,
@@ -20,11 +21,19 @@ from vidloc.core.records import Prediction, Segment
 from vidloc.core.timeline import Span
 from vidloc.errors import OptionError
 from vidloc.metrics.actions import ActionRanking, pair_counts, rank_actions
+from vidloc.metrics.audio_visual import (
+    constant_event_metrics,
+    constant_matching_metrics,
+    random_event_metrics,
+    random_matching_metrics,
+)
 from vidloc.metrics.localization import BACKGROUND, Metrics, frame_times, labels_at
 from vidloc.metrics.protocols import (
+    AUDIO_VISUAL_PROTOCOLS,
     STEP_S,
     Classes,
     Groups,
+    defined,
     evaluate,
     item_durations,
     label_task,
@@ -61,6 +70,11 @@ def chance(
     """
     if not segments:
         raise OptionError("there are no segments to guess.")
+    if protocol in AUDIO_VISUAL_PROTOCOLS:
+        if protocol == "av-matching":
+            return defined(random_matching_metrics(segments, durations_s=durations_s or {}))
+        chosen = label_task(classes, task)
+        return defined(random_event_metrics(segments, classes[chosen], task=chosen, durations_s=durations_s or {}))
     random = np.random.default_rng(seed)
     draws = -(-_STEADY_DRAWS // len(segments))
     if protocol == "segments":
@@ -102,6 +116,8 @@ def most_frequent(
     """
     if not train_segments:
         raise OptionError("the most frequent class needs training segments.")
+    if protocol in AUDIO_VISUAL_PROTOCOLS:
+        return _constant_audio_visual(protocol, segments, train_segments, classes, task, durations_s or {})
     if protocol == "segments":
         chosen = label_task(classes, task)
         guess = _most_frequent_frame(train_segments, chosen, durations_s or {})
@@ -121,6 +137,22 @@ def most_frequent(
     actions = _constant_actions(train_segments, classes, len(segments)) if _is_epic(protocol) else None
     metrics = recognition_metrics(protocol, scores, actions, segments, groups or {})
     return {"num_segments": len(segments), "num_missing": 0, **metrics}
+
+
+def _constant_audio_visual(
+    protocol: str,
+    segments: Sequence[Segment],
+    train_segments: Sequence[Segment],
+    classes: Classes,
+    task: str | None,
+    durations_s: Mapping[str, float],
+) -> Metrics:
+    if protocol == "av-matching":
+        return defined(constant_matching_metrics(segments, train_segments, durations_s=durations_s))
+    chosen = label_task(classes, task)
+    return defined(
+        constant_event_metrics(segments, train_segments, classes[chosen], task=chosen, durations_s=durations_s)
+    )
 
 
 def _is_epic(protocol: str) -> bool:

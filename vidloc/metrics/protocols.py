@@ -4,6 +4,8 @@
 - `egtea`: `recognition` of verb, noun and action, for EGTEA Gaze+, whose results are of 106 actions: top-1 in some
   papers, mean class accuracy in others. A head without action scores is given those of `actions.known_actions`;
 - `recognition`: top-1, top-5 and mean class accuracy of every task, from scores of given segments;
+- `av-event`, `av-matching`: seconds of clips named, and excerpts of one modality found in the other
+  (`metrics.audio_visual`);
 - `segments`: detection in whole items: mean AP, recall and precision at temporal IoU, and frame accuracy.
 
 All values are shares in [0, 1] or counts. A number that is not defined on the segments at hand (no many-shot class
@@ -23,6 +25,7 @@ from numpy.typing import ArrayLike, NDArray
 from vidloc.core.records import Prediction, Segment
 from vidloc.errors import OptionError, UnknownNameError, did_you_mean
 from vidloc.metrics.actions import OFFICIAL_CUT, ActionRanking, PriorKind, action_prior, known_actions, rank_actions
+from vidloc.metrics.audio_visual import event_metrics, matching_metrics
 from vidloc.metrics.localization import (
     Detections,
     Metrics,
@@ -35,7 +38,8 @@ from vidloc.metrics.localization import (
 from vidloc.metrics.recognition import epic55, epic100, recognition
 
 RECOGNITION_PROTOCOLS = ("epic55", "epic100", "egtea", "recognition")
-PROTOCOLS = (*RECOGNITION_PROTOCOLS, "segments")
+AUDIO_VISUAL_PROTOCOLS = ("av-event", "av-matching")
+PROTOCOLS = (*RECOGNITION_PROTOCOLS, *AUDIO_VISUAL_PROTOCOLS, "segments")
 THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7)
 STEP_S = 0.1
 _PAIR_TASKS = ("verb", "noun")
@@ -87,8 +91,8 @@ def evaluate(
         allow_missing: evaluate the segments that have predictions, if some have none; their number is reported.
         items: all items of the split, for `segments`; those without any true segment count as well, and predictions of
             other items are refused. `None` takes the items that have a segment, true or predicted.
-        durations_s: duration by item, for `segments`. An item without one is taken to end with its last segment, true
-            or predicted, and such items are counted.
+        durations_s: duration by item, for the audio-visual protocols and `segments`, where an item without one is taken
+            to end with its last segment, true or predicted, and such items are counted.
         task: task of the labels, for `segments`; may be left out where there is only one.
 
     Returns:
@@ -101,6 +105,22 @@ def evaluate(
     if protocol == "segments":
         chosen = label_task(classes, task)
         return _detection(predictions, segments, classes[chosen], chosen, items, durations_s or {})
+    if protocol in AUDIO_VISUAL_PROTOCOLS:
+        if protocol == "av-matching":
+            return defined(
+                matching_metrics(predictions, segments, durations_s=durations_s or {}, allow_missing=allow_missing)
+            )
+        chosen = label_task(classes, task)
+        return defined(
+            event_metrics(
+                predictions,
+                segments,
+                classes[chosen],
+                task=chosen,
+                durations_s=durations_s or {},
+                allow_missing=allow_missing,
+            )
+        )
     tasks = _tasks(protocol, predictions, classes)
     aligned = align(predictions, segments, {t: classes[t] for t in tasks if t in classes}, allow_missing=allow_missing)
     actions = None
@@ -135,19 +155,19 @@ def recognition_metrics(
         UnknownNameError: no such protocol.
         OptionError: a segment's labels are withheld, or verb or noun are missing.
     """
-    if protocol not in (*PROTOCOLS, "") or protocol == "segments":
+    if protocol not in (*RECOGNITION_PROTOCOLS, ""):
         raise UnknownNameError(f"there is no evaluation protocol {protocol!r}. {did_you_mean(protocol, PROTOCOLS)}")
     labels = {task: _labels(segments, task) for task in scores}
     if not protocol.startswith("epic"):
-        return _defined(recognition(scores, labels))
+        return defined(recognition(scores, labels))
     if actions is None:
         raise OptionError(f"protocol {protocol} needs classes for verb and noun, got: {', '.join(scores) or 'none'}.")
     if protocol == "epic55":
         many_shot = {task: groups.get(f"many_shot_{task}", frozenset()) for task in (*_PAIR_TASKS, "action")}
-        return _defined(epic55(scores, actions, labels, many_shot))
+        return defined(epic55(scores, actions, labels, many_shot))
     tail = {task: groups[f"tail_{task}"] for task in _PAIR_TASKS if f"tail_{task}" in groups}
     unseen = groups.get("unseen_participants", frozenset())
-    return _defined(
+    return defined(
         epic100(
             scores,
             actions,
@@ -271,7 +291,7 @@ def _detection(
         "precision": {f"{t:g}": precision for t, (_, precision) in rates.items()},
         "recall_any_class": {f"{t:g}": recall for t, (recall, _) in agnostic.items()},
     }
-    return _defined(result)
+    return defined(result)
 
 
 def _predicted(predictions: Sequence[Prediction], names: Sequence[str], items: set[str]) -> Detections:
@@ -335,12 +355,12 @@ def _given(counts: ArrayLike | None, prior: PriorKind) -> ArrayLike:
     return () if counts is None else counts
 
 
-def _defined(metrics: Metrics) -> Metrics:
+def defined(metrics: Metrics) -> Metrics:
     """Without the numbers that are not defined (NaN)."""
     result: Metrics = {}
     for name, value in metrics.items():
         if isinstance(value, dict):
-            result[name] = _defined(value)
+            result[name] = defined(value)
         elif not (isinstance(value, float) and math.isnan(value)):
             result[name] = value
     return result

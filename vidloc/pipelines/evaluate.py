@@ -16,7 +16,7 @@ from vidloc.datasets.base import Annotations, Dataset
 from vidloc.errors import OptionError, ProvenanceError
 from vidloc.metrics.actions import PriorKind, pair_counts
 from vidloc.metrics.baselines import chance, most_frequent
-from vidloc.metrics.protocols import RECOGNITION_PROTOCOLS, composes_actions
+from vidloc.metrics.protocols import AUDIO_VISUAL_PROTOCOLS, RECOGNITION_PROTOCOLS, composes_actions
 from vidloc.metrics.protocols import evaluate as metrics_of
 from vidloc.pipelines.labels import read_labels
 from vidloc.pipelines.run_record import (
@@ -29,6 +29,8 @@ from vidloc.pipelines.run_record import (
 )
 
 Metrics = Mapping[str, Any]
+_PROTOCOL_OF: Mapping[HeadTask, str] = {"event": "av-event", "crossmodal": "av-matching"}
+_TASK_OF: Mapping[str, HeadTask] = {protocol: task for task, protocol in _PROTOCOL_OF.items()}
 _COMPOSED = "an action is scored by the product of its verb's and its noun's probability; the head scores no actions."
 
 
@@ -81,13 +83,32 @@ def protocol_of(task: HeadTask, annotations: Annotations) -> str:
     """Which metrics apply to a head's task on a corpus.
 
     Raises:
-        OptionError: a task that has no metrics yet.
+        OptionError: a task that has no metrics yet, or one that the annotations do not serve.
     """
+    if task in _PROTOCOL_OF:
+        require_protocol(task, annotations)
+        return annotations.protocol
     if task == "detection":
         return "segments"
     if task == "recognition":
         return annotations.protocol if annotations.protocol in RECOGNITION_PROTOCOLS else "recognition"
     raise OptionError(f"there are no metrics for heads of task {task!r}.")
+
+
+def require_protocol(task: HeadTask, annotations: Annotations) -> None:
+    """Refuse annotations whose splits are made for another task: those of AVE's two tasks overlap.
+
+    Raises:
+        OptionError: the annotations have another protocol than the task's.
+    """
+    wanted = _PROTOCOL_OF.get(task, annotations.protocol)
+    if annotations.protocol != wanted:
+        name = {"av-event": "event or weak", "av-matching": "matching"}[wanted]
+        raise OptionError(
+            f"heads of task {task!r} learn from and are scored by annotations of protocol {wanted!r}, and "
+            f"{annotations.dataset} has {annotations.protocol or 'none'!r}. Their splits overlap, so that one's test "
+            f"clips are the other's training clips. Use --dataset ave with the option protocol={name}."
+        )
 
 
 def headline(
@@ -98,7 +119,9 @@ def headline(
     *,
     label_task: str = "",
 ) -> float:
-    """The one number by which epochs are compared: action top-1, mean top-1 of the tasks, or mean AP."""
+    """The one number by which epochs are compared: action top-1, mean top-1 of the tasks, mean AP, share of
+    seconds named rightly, or of windows found exactly both ways.
+    """
     protocol = protocol_of(task, annotations)
     metrics = metrics_of(
         protocol,
@@ -111,6 +134,9 @@ def headline(
     )
     if protocol == "segments":
         return float(metrics["detection"]["map"])
+    if protocol in AUDIO_VISUAL_PROTOCOLS:
+        accuracy = metrics["accuracy"]
+        return float(accuracy["mean"] if protocol == "av-matching" else accuracy)
     if protocol != "recognition":
         action = (metrics.get("overall") or metrics)["action"]
         return float(action["top1"])
@@ -142,6 +168,8 @@ def score(
             "durations_s": {**account.durations_s, **annotations.durations_s},
             "task": account.label_task or None,
         }
+    if protocol in AUDIO_VISUAL_PROTOCOLS:
+        common["durations_s"] = annotations.durations_s
     options: dict[str, Any] = {}
     if prior != "none":
         options = {"prior": prior, "prior_counts": _pair_counts(annotations, protocol, train, prior)}
@@ -246,7 +274,7 @@ def _account(
     return PredictionsRecord(
         run="",
         head=path.name,
-        task="recognition" if recognises else "detection",
+        task="recognition" if recognises else _TASK_OF.get(annotations.protocol, "detection"),
         dataset=dataset.name,
         dataset_options=dict(labels.options),
         annotations=str(labels.annotations) if labels.annotations else None,

@@ -11,7 +11,7 @@ from vidloc.core.timeline import Span
 from vidloc.datasets.base import Annotations
 from vidloc.errors import OptionError
 from vidloc.heads.base import Head, Sample
-from vidloc.heads.sampling import FramesAround, Sampling, SegmentRows, leak, reach_beyond, reaches, rows_of
+from vidloc.heads.sampling import Sampling, SegmentRows, leak, reach_beyond, reaches, rows_of
 from vidloc.pipelines.run_record import Lacking, LeakRecord, SplitRecord
 from vidloc.pipelines.streams import StoreRows
 
@@ -123,8 +123,9 @@ def _no_rows(segment: Segment, sampling: Mapping[str, Sampling], reader: StoreRo
                 return f"no row of {segment.item_id!r} for role {role} answers it"
             continue
         timeline, num_rows = reader.timeline(role, segment.item_id)
-        # A window of frames without any detection is a sample like others; a segment outside all rows is not.
-        if not isinstance(rule, FramesAround) and not reaches(timeline, num_rows, segment.span):
+        # A window of frames without any detection, or a whole item wherever its segment lies, is a sample like others;
+        # a segment outside all rows is not.
+        if isinstance(rule, SegmentRows) and not reaches(timeline, num_rows, segment.span):
             spans = timeline.spans(num_rows)
             return (
                 f"the rows of {segment.item_id!r} for role {role} cover {spans[:, 0].min():.2f} to "

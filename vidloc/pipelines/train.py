@@ -19,7 +19,7 @@ from vidloc.core.records import Prediction
 from vidloc.errors import OptionError, ProvenanceError
 from vidloc.heads.base import Head, HeadOptions
 from vidloc.heads.training import FitData
-from vidloc.pipelines.evaluate import Scores, headline, score
+from vidloc.pipelines.evaluate import Scores, headline, require_protocol, score
 from vidloc.pipelines.predict import predict_split
 from vidloc.pipelines.run_record import RunRecord, RunSpec, SplitRecord, read_run
 from vidloc.pipelines.runs import EpochNotice, RunFolder, refuse_used
@@ -97,6 +97,7 @@ def train(
     refuse_used(out)
     with ExitStack() as stack:
         setting = open_setting(plan, stack, notice)
+        require_protocol(setting.head_class.task, setting.annotations)
         splits = _splits(plan, setting, notice)
         for found in splits.values():
             require_samples(found, labelled=True)

@@ -303,11 +303,11 @@ def _same_predictions(
     expected: Sequence[Prediction], found: Sequence[Prediction], problem: str, *, tolerance: float = _TOLERANCE
 ) -> None:
     require(len(expected) == len(found), f"{problem}: {len(expected)} predictions against {len(found)}.")
-    key = [(p.item_id, p.query_id or "", p.span.start_s, p.label or "") for p in (*expected, *found)]
+    key = [(p.item_id, p.query_id or "", p.direction or "", p.span.start_s, p.label or "") for p in (*expected, *found)]
     ours = sorted(range(len(expected)), key=lambda k: key[k])
     theirs = sorted(range(len(found)), key=lambda k: key[len(expected) + k])
     for a, b in ((expected[i], found[j]) for i, j in zip(ours, theirs, strict=True)):
-        named = (a.item_id, a.query_id, a.label) == (b.item_id, b.query_id, b.label)
+        named = (a.item_id, a.query_id, a.direction, a.label) == (b.item_id, b.query_id, b.direction, b.label)
         require(named, f"{problem}: {a.item_id} {a.label} against {b.item_id} {b.label}.")
         for name, one, two in _numbers(a, b):
             close = abs(one - two) <= tolerance * max(abs(one), 1.0)

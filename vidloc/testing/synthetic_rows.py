@@ -15,7 +15,7 @@ from vidloc.heads.base import Sample, StreamNeed
 
 STRIDE_S = Fraction(1, 2)
 _DURATIONS_S = (6.0, 4.5, 9.0, 5.5)
-_MAP_SIDE = 2
+_MAP_SIDE = 7  # as the last maps of networks for pictures of 224 pixels
 _BOX = np.array([0.1, 0.1, 0.5, 0.5], dtype=np.float32)
 
 
