@@ -8,7 +8,7 @@ INSTALLED := $(VENV)/.installed
 TEST_ENV := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 HF_HUB_OFFLINE=1
 
 # Those that need no input of yours.
-BENCHMARKS := extract_efficiency one_pass store_speed head_throughput
+BENCHMARKS := extract_efficiency one_pass store_speed head_throughput audio_visual_events
 
 .PHONY: demo test lint bench clean
 
