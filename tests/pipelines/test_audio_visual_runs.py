@@ -49,7 +49,7 @@ def plan(planted, head, protocol, **options) -> TrainPlan:
 def test_the_event_as_a_whole_is_matched_where_its_seconds_alone_are_not(matching, tmp_path):
     """Any two parts of the planted events belong to one class together: second beside second tells next to nothing."""
     found = {
-        head: train(plan(matching, head, "matching", epochs=8, lr=3e-3, **options), tmp_path / head).scores
+        head: train(plan(matching, head, "matching", epochs=12, **options), tmp_path / head).scores
         for head, options in (("avdln", {}), ("dam", {"width": 64}))
     }
     accuracy = {head: scores.metrics["accuracy"]["mean"] for head, scores in found.items()}
