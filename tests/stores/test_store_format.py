@@ -403,20 +403,57 @@ def test_what_is_no_store(tmp_path):
             assert not (path / "lock").exists()
 
 
-def test_a_write_does_not_follow_links_out_of_the_store(tmp_path):
-    path = tmp_path / "feats.zarr"
+@pytest.mark.parametrize("link", ["streams/clip/features/c/0/0", "streams/clip/features/c", "streams", "zarr.json"])
+def test_links_out_of_the_store_are_not_followed(tmp_path, link):
+    path, outside = tmp_path / "feats.zarr", tmp_path / "precious"
     with create_store(path) as writer:
         writer.add_stream(CLIP)
         writer.write("clip", "a", clip_rows(3), GRID)
         writer.commit("a")
-    chunk, target = path / "streams/clip/features/c/0/0", tmp_path / "precious"
-    target.write_bytes(chunk.read_bytes())
-    chunk.unlink()
-    chunk.symlink_to(target)
-    assert open_store(path).read_field("clip", "a").shape == (3, 6)
-    with pytest.raises(StoreError, match="Too many levels of symbolic links"):
+    (path / link).rename(outside)
+    (path / link).symlink_to(outside)
+    files = [outside] if outside.is_file() else [f for f in outside.rglob("*") if f.is_file()]
+    before = {file: (file.read_bytes(), file.stat().st_mtime_ns) for file in files}
+    with pytest.raises(StoreError, match="links are not followed"):
+        open_store(path).read("clip", "a")
+    with pytest.raises(StoreError, match="links are not followed"):
         append_to_store(path)
-    assert target.stat().st_size == 48
+    assert {file: (file.read_bytes(), file.stat().st_mtime_ns) for file in files} == before
+
+
+def test_a_writer_makes_no_file_through_a_link(tmp_path):
+    """Names that a writer uses for a moment, laid out as traps."""
+    path, precious = tmp_path / "feats.zarr", tmp_path / "precious"
+    create_store(path).close()
+    precious.write_text("precious")
+    for trap in (".zarr.json.tmp", "journal-000009.jsonl", "items/.zarr.json.tmp"):
+        (path / trap).symlink_to(precious)
+    with append_to_store(path) as writer:
+        writer.add_stream(CLIP)
+        writer.write("clip", "a", clip_rows(3), GRID)
+        writer.commit("a")
+    assert precious.read_text() == "precious"
+    assert open_store(path).items() == ["a"]
+
+
+@pytest.mark.parametrize("place", ["zarr.json", "journal", "lock", "items/id/c/0", "feats.h5"])
+def test_a_pipe_is_no_file(tmp_path, place):
+    """Opening one to read would wait for somebody to write."""
+    path = tmp_path / ("feats.h5" if place == "feats.h5" else "feats.zarr")
+    with create_store(path) as writer:
+        writer.add_stream(CLIP)
+        writer.mark("clip", "a", "failed", "for a test")
+        writer.commit("a")
+    pipe = path if place == "feats.h5" else next(path.glob("journal-*")) if place == "journal" else path / place
+    pipe.unlink(missing_ok=True)
+    os.mkfifo(pipe)
+    if place == "lock":
+        assert open_store(path).items() == ["a"]
+        with pytest.raises(StoreError, match="not readable"):
+            append_to_store(path)
+        return
+    with pytest.raises(StoreError, match=r"no regular file|neither a Zarr folder nor an HDF5 file|is not there"):
+        open_store(path)
 
 
 @pytest.mark.parametrize(

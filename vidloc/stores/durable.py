@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from vidloc.errors import StoreError
+from vidloc.stores.confined import check_inside
 
 _FULL = {errno.ENOSPC: "no space is left", errno.EDQUOT: "the quota is used up", errno.EFBIG: "the file may not grow"}
 
@@ -38,7 +39,8 @@ def replace_file(path: Path, data: bytes, *, sync: bool = True) -> None:
     """
     temporary = path.with_name(f".{path.name}.tmp")
     try:
-        with temporary.open("wb") as file:
+        temporary.unlink(missing_ok=True)
+        with temporary.open("xb") as file:  # exclusively: never through a link that a store came with
             file.write(data)
             file.flush()
             if sync:
@@ -61,7 +63,13 @@ def sync_folder(path: Path) -> None:
 
 
 def make_folder(path: Path, *, root: Path) -> None:
-    """Make a folder and its parents below `root`, all durable."""
+    """Make a folder and its parents below `root`, all durable.
+
+    Raises:
+        OSError: it cannot be made.
+        StoreError: it lies behind a link that leads out of `root`.
+    """
+    check_inside(path, root)
     if path.is_dir():
         return
     if path != root:

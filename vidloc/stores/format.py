@@ -33,6 +33,7 @@ STORE_ATTRIBUTE = "vidloc"
 SPEC_ATTRIBUTE = "vidloc_stream"
 CHUNK_BYTES = 64 * 1024**2
 MAX_ITEM_ID_BYTES = 1024
+MAX_DOCUMENT_BYTES = 64 * 1024**2  # a document takes some twenty times its size in memory
 _MAX_CHUNK_BYTES = 2**40
 
 R = TypeVar("R", bound=Record)

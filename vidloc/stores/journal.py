@@ -14,6 +14,7 @@ import os
 from pathlib import Path
 
 from vidloc.errors import StoreError
+from vidloc.stores.confined import read_inside
 from vidloc.stores.durable import pwrite_all, sync_folder
 from vidloc.stores.format import dump_json, parse_json, validated
 from vidloc.stores.tables import Commit
@@ -21,6 +22,8 @@ from vidloc.stores.tables import Commit
 _START = b'{"sha256":"'
 _MIDDLE = b'","commit":'
 _BODY = len(_START) + 64 + len(_MIDDLE)
+# Folds come every 1,000 commits, each of some hundred bytes per stream.
+_MAX_BYTES = 256 * 1024**2
 
 
 class Journal:
@@ -78,9 +81,9 @@ def read_journal(path: Path) -> list[Commit]:
 
     Raises:
         FileNotFoundError: it was folded meanwhile.
-        StoreError: a line other than the last is damaged.
+        StoreError: a line other than the last is damaged, or the file is none or far too long.
     """
-    return parse_journal(path.read_bytes(), where=f"journal {path}")
+    return parse_journal(read_inside(path, path.parent, limit=_MAX_BYTES), where=f"journal {path}")
 
 
 def parse_journal(data: bytes, *, where: str) -> list[Commit]:

@@ -16,10 +16,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Self
 
-from pydantic import ValidationError
-
 from vidloc.core.records import Record
 from vidloc.errors import StoreError
+from vidloc.stores.confined import read_inside
 
 LOCK_NAME = "lock"
 _MAX_BYTES = 65_536
@@ -171,9 +170,8 @@ def remove_lock(folder: Path) -> bool:
 
 def _read(path: Path) -> Holder | None:
     try:
-        with path.open("rb") as file:
-            return Holder.model_validate(json.loads(file.read(_MAX_BYTES)))
-    except (OSError, ValueError, ValidationError):
+        return Holder.model_validate(json.loads(read_inside(path, path.parent, limit=_MAX_BYTES)))
+    except (OSError, ValueError, RecursionError):
         return None
 
 

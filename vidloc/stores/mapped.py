@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vidloc.errors import StoreError
+from vidloc.stores.confined import open_inside, open_regular
 
 # Each file takes up to two descriptors (its own and that of Python's mapping); the usual limit is 1024.
 _MAX_OPEN = 256
@@ -26,13 +27,17 @@ _MAX_OPEN = 256
 class MappedFile:
     """A file open for reading; it is closed when the last view of it is gone.
 
+    Args:
+        root: the folder of the store that it belongs to and must lie in; without one the user named the file.
+
     Raises:
         OSError: it cannot be opened.
+        StoreError: it is no regular file, or a link out of the store.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, root: Path | None = None) -> None:
         self.path = path
-        self.handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        self.handle = open_regular(path) if root is None else open_inside(path, root)
         weakref.finalize(self, os.close, self.handle)
         self._map: mmap.mmap | None = None
         self.size = os.fstat(self.handle).st_size
@@ -76,18 +81,19 @@ class FilePool:
         self._on_full = on_full
         self._files: dict[Path, MappedFile] = {}
 
-    def get(self, path: Path, min_size: int) -> MappedFile:
-        """A file, opened if need be; opened again if it has grown to `min_size` since.
+    def get(self, path: Path, min_size: int, *, root: Path) -> MappedFile:
+        """A file of the store in `root`, opened if need be; opened again if it has grown to `min_size` since.
 
         Raises:
             OSError: it cannot be opened.
+            StoreError: it is no regular file, or a link out of the store.
         """
         file = self._files.get(path)
         if file is None or file.size < min_size:
             if len(self._files) >= _MAX_OPEN:
                 self.clear()
                 self._on_full()
-            file = self._files[path] = MappedFile(path)
+            file = self._files[path] = MappedFile(path, root=root)
         return file
 
     def clear(self) -> None:

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vidloc.errors import StoreError
+from vidloc.stores.confined import open_inside
 from vidloc.stores.durable import make_folder, pwrite_all, sync_folder
 from vidloc.stores.format import ArrayLayout
 from vidloc.stores.mapped import FilePool, MappedFile
@@ -108,12 +109,14 @@ class ChunkedArray(MappedArray):
     Args:
         folder: the array's folder.
         pool: open files of the store.
+        root: the store's folder, which nothing is read or written outside of.
     """
 
-    def __init__(self, folder: Path, layout: ArrayLayout, pool: FilePool, *, where: str) -> None:
+    def __init__(self, folder: Path, layout: ArrayLayout, pool: FilePool, *, where: str, root: Path) -> None:
         super().__init__(layout, where=where)
         self.folder = folder
         self._pool = pool
+        self._root = root
 
     def chunk_path(self, chunk: int) -> Path:
         """File of a chunk."""
@@ -126,7 +129,9 @@ class ChunkedArray(MappedArray):
         needed = (inside + end - entry) * self.entry_bytes
         path = self.chunk_path(chunk)
         try:
-            file = self._pool.get(path, needed)
+            file = self._pool.get(path, needed, root=self._root)
+        except StoreError as error:
+            raise StoreError(f"{self.where}: {error}") from None
         except OSError as error:
             raise StoreError(f"{self.where}: chunk file {path} cannot be read ({error.strerror}).") from error
         if file.size < needed:
@@ -142,8 +147,7 @@ class GrowingArray(ChunkedArray):
     """
 
     def __init__(self, folder: Path, layout: ArrayLayout, pool: FilePool, *, where: str, root: Path) -> None:
-        super().__init__(folder, layout.untrimmed(), pool, where=where)
-        self._root = root
+        super().__init__(folder, layout.untrimmed(), pool, where=where, root=root)
         self._chunk_bytes = self.layout.chunk_rows * self.entry_bytes
         self._handles: dict[int, int] = {}
         self._written: set[int] = set()
@@ -211,9 +215,7 @@ class GrowingArray(ChunkedArray):
             if not path.exists():
                 make_folder(path.parent, root=self._root)
                 self._made.add(path.parent)
-            # No symbolic links: a store from elsewhere must not make us write outside of it.
-            handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
-            self._handles[chunk] = handle
+            handle = self._handles[chunk] = open_inside(path, self._root, os.O_RDWR | os.O_CREAT)
             if os.fstat(handle).st_size != self._chunk_bytes:
                 os.ftruncate(handle, self._chunk_bytes)
                 self._written.add(chunk)

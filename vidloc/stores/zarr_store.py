@@ -12,7 +12,9 @@ from typing import Any
 
 from vidloc.errors import StoreError
 from vidloc.stores.catalog import Catalog, arrays_of_items, arrays_of_stream, load_contents
+from vidloc.stores.confined import read_inside
 from vidloc.stores.format import (
+    MAX_DOCUMENT_BYTES,
     METADATA_NAME,
     SPEC_ATTRIBUTE,
     STORE_ATTRIBUTE,
@@ -53,7 +55,7 @@ def load_folder(path: Path, pool: FilePool, *, store: Path) -> Contents:
     """
 
     def make_array(name: str, layout: ArrayLayout, where: str) -> PackedArray:
-        return ChunkedArray(path / name, layout, pool, where=where)
+        return ChunkedArray(path / name, layout, pool, where=where, root=path)
 
     for attempt in range(_ATTEMPTS):
         catalog = read_catalog(path)
@@ -75,7 +77,9 @@ def read_catalog(path: Path) -> Catalog:
     """
     where = f"store {path}"
     try:
-        data = (path / METADATA_NAME).read_bytes()
+        data = read_inside(path / METADATA_NAME, path, limit=MAX_DOCUMENT_BYTES)
+    except StoreError:
+        raise
     except FileNotFoundError:
         raise StoreError(f"{where} is not there: {path / METADATA_NAME} does not exist.") from None
     except OSError as error:
