@@ -206,6 +206,9 @@ class Reader:
         start = self.shift if role == "flow" else 0
         return TimeGrid(STRIDE_S, STRIDE_S, start), 40
 
+    def expect(self, role, items):
+        pass
+
     def keys(self, role, item_id):
         return None
 
