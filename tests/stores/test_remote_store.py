@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import shutil
+import sys
 from itertools import pairwise
 
 import fsspec
@@ -175,6 +176,17 @@ def test_what_is_no_store_is_refused_in_one_sentence(tmp_path):
     with pytest.raises(StoreError, match="vidloc store push"):
         append_to_store("s3://bucket/feats.zarr")
     assert issubclass(StoreError, VidlocError)
+
+
+@pytest.mark.parametrize(
+    ("url", "advice"), [("s3://lab/x.zarr", r"pip install 'vidloc\[remote\]'$"), ("gs://lab/x.zarr", "gcsfs")]
+)
+def test_a_missing_package_is_named(url, advice, monkeypatch):
+    for package in ("s3fs", "gcsfs"):
+        monkeypatch.setitem(sys.modules, package, None)
+    monkeypatch.setattr(sys.modules["fsspec.registry"], "_registry", {})
+    with pytest.raises(StoreError, match=advice):
+        open_store(url)
 
 
 def test_gaps_that_are_read_along_stay_below_a_tenth():

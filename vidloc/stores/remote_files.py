@@ -35,6 +35,7 @@ _GAP_SHARE = 0.1
 _MAX_GAP_BYTES = 1024**2
 _LATER = (408, 425, 429)
 _TIMEOUT_S = 60.0
+_BY_REMOTE_EXTRA = ("http", "https", "s3")
 _LASTING_KINDS = (
     *(FileNotFoundError, PermissionError, IsADirectoryError),
     *(TypeError, ValueError, ImportError, NotImplementedError),
@@ -344,7 +345,9 @@ def _with_timeout(url: str, options: dict[str, Any]) -> dict[str, Any]:
 
 
 def _not_installed(url: str, error: ImportError) -> StoreError:
-    return StoreError(f"store {url} needs a package that is not installed ({error}). pip install 'vidloc[remote]'")
+    # Of other places, the package is named by fsspec's own message.
+    advice = " pip install 'vidloc[remote]'" if _protocol(url) in _BY_REMOTE_EXTRA else ""
+    return StoreError(f"store {url} needs a package that is not installed: {str(error).rstrip('.')}.{advice}")
 
 
 def _check_address(url: str) -> None:
