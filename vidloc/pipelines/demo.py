@@ -1,7 +1,7 @@
 """The demo: the whole way from videos to a trained head and a search, on a small made-up corpus.
 
 The steps are plain `vidloc` command lines, so that what the demo does is what a user types. The grid has one row per
-scene (81 in all) and clips have 224 pixels, because on two cores such a clip costs SlowFast 0.8 s and I3D 0.5 s. All
+scene (72 in all) and clips have 224 pixels, because on two cores such a clip costs SlowFast 0.8 s and I3D 0.5 s. All
 networks but the sentence encoder have random weights, so that nothing is downloaded: their rows still tell colours,
 sizes and motions apart, which is enough for a head to beat guessing here, and says nothing of any benchmark.
 """
@@ -42,7 +42,7 @@ class DemoPlan:
         verb_stream, noun_stream: clip streams that the heads read.
     """
 
-    num_training: int = 6
+    num_training: int = 5
     num_held_out: int = 3
     encoders: tuple[str, ...] = (
         "slowfast_r50:weights=random:0,crop_px=224",
