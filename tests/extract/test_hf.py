@@ -9,12 +9,17 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from made_videos import write_video
 from tiny_models import built, save, write_bert, write_clip
 
 from vidloc.core import registry
-from vidloc.errors import OptionError, UnknownNameError, WeightsError
+from vidloc.errors import OptionError, ProvenanceError, UnknownNameError, WeightsError
 from vidloc.extract.base import AudioInput, ClipInput, FrameInput, Sample
 from vidloc.extract.pictures import sized
+from vidloc.pipelines.extract import Selection, extract
+from vidloc.pipelines.extraction.items import open_dataset
+from vidloc.pipelines.query_encoding import encoder_of
+from vidloc.stores.base import open_store
 from vidloc.testing import deterministic_fill
 from vidloc.testing.checks import check, check_encoder
 
@@ -267,6 +272,84 @@ class TestProvenance:
 
     def test_a_name_of_the_hub_is_kept_whole(self):
         assert registry.load("encoders", "hf:org/model").recorded == "hf:org/model"
+
+
+@pytest.fixture
+def cached(made, tmp_path, monkeypatch):
+    """A cache with a model of two commits that differ in their card alone: `main` is the newer, the tag `v1` the older.
+
+    Returns the cache, and both commits by what names them.
+    """
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    repository = tmp_path / "models--org--model"
+    (repository / "refs").mkdir(parents=True)
+    commits = {"v1": "a1" * 20, "main": "b2" * 20}
+    for name, commit in commits.items():
+        (repository / "refs" / name).write_text(commit)
+        shutil.copytree(made("dinov2")[1], repository / "snapshots" / commit)
+    return repository, commits
+
+
+class TestRevisions:
+    def test_whatever_names_a_commit_the_commit_is_kept(self, cached, build_encoder):
+        repository, commits = cached
+        (repository / "snapshots" / commits["v1"] / "README.md").write_text("---\nlicense: mit\n---\n")
+        for revision, commit in {"": "main", "main": "main", "v1": "v1", commits["v1"]: "v1"}.items():
+            encoder = build_encoder("hf:org/model", revision=revision)
+            assert encoder.options.revision == commits[commit]
+            assert encoder.weights_name == f"org/model@{commits[commit][:12]}/model.safetensors"
+            assert encoder.stream().source.licence.startswith("mit") == (commit == "v1")
+
+    def test_a_store_goes_on_with_its_commit_alone(self, cached, tmp_path):
+        _, commits = cached
+        (tmp_path / "videos").mkdir()
+        write_video(tmp_path / "videos" / "a.mp4", seconds=0.6, sound=False)
+        selection = Selection(dataset=open_dataset("folder"), root=tmp_path / "videos")
+        extract(tmp_path / "s.zarr", ["dino=hf:org/model:revision=v1"], selection, device="cpu")
+        again = extract(tmp_path / "s.zarr", [f"dino=hf:org/model:revision={commits['v1']}"], selection, device="cpu")
+        assert again.already_done == 1
+        with pytest.raises(ProvenanceError, match=rf"revision': '{commits['v1']}'.* here, .*{commits['main']}.* now"):
+            extract(tmp_path / "s.zarr", ["dino=hf:org/model"], selection, device="cpu")
+        with open_store(tmp_path / "s.zarr") as store:
+            spec = store.streams()["dino"]
+        assert spec.options["revision"] == commits["v1"]
+        # A query goes through the commit that made the stream, though `main` has moved on.
+        assert encoder_of(spec, replacement=None, device="cpu").encoder.options.revision == commits["v1"]
+
+    def test_what_is_no_revision_here_is_refused(self, cached, made, build_encoder):
+        with pytest.raises(WeightsError, match=r"revision 'v2' of 'org/model' is not in .*--revision v2\n"):
+            build_encoder("hf:org/model", revision="v2")
+        with pytest.raises(OptionError, match=r"is a folder\. Leave it out, or name the model as ORG/MODEL"):
+            build_encoder(f"hf:{made('dinov2')[1]}", revision="v1")
+        for outside in ("../refs/v1", "/etc/hostname"):
+            with pytest.raises(OptionError, match="is no commit, tag or branch"):
+                build_encoder("hf:org/model", revision=outside)
+
+
+class TestWhatIsSeen:
+    """What a preview shows: the frames that go in, resized and cut, with their own levels."""
+
+    @pytest.mark.parametrize("name", ["videomae", "timesformer", "vivit", "resnet", "siglip", "vit", "dinov2", "clip"])
+    def test_it_is_the_models_input_before_it_is_normalised(self, name, made, build_encoder):
+        encoder = build_encoder(f"hf:{made(name)[1]}")
+        sample = as_asked(encoder.input, whole_samples(encoder.input))[0]
+        seen, fed = encoder.as_seen(sample), encoder.inputs([sample])["pixel_values"][0].movedim(-3, -1)
+        assert (seen.dtype, seen.shape) == (np.uint8, tuple(fed.shape))
+        processor = encoder.processor
+        mean, std = (torch.tensor(values) for values in (processor.image_mean, processor.image_std))
+        scale = 1 if getattr(processor, "offset", False) else 0  # ViViT's levels are from -1 to 1 before that
+        levels = ((fed * std + mean + scale) / processor.rescale_factor).numpy()
+        assert np.abs(seen - levels).max() <= 0.51
+
+    def test_of_sound_it_is_the_waveform(self, made, build_encoder):
+        encoder = build_encoder(f"hf:{made('wav2vec2')[1]}")
+        sample = whole_samples(encoder.input)[0]
+        assert encoder.as_seen(sample) is sample.data
+
+    def test_clip_image_shows_what_its_processor_cuts(self, made, build_encoder):
+        sample = whole_samples(FrameInput())[0]
+        named = build_encoder("clip_image", weights=made("clip")[1])
+        np.testing.assert_array_equal(named.as_seen(sample), build_encoder(f"hf:{made('clip')[1]}").as_seen(sample))
 
 
 class TestWhatIsRefused:

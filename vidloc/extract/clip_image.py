@@ -25,11 +25,12 @@ from vidloc.extract.base import (
     EncoderOptions,
     FrameInput,
     Sample,
+    Seen,
     StreamTemplate,
     arithmetic,
     placed,
 )
-from vidloc.extract.processors import load_processor, picture_settings, prepared_frames
+from vidloc.extract.processors import load_processor, picture_settings, prepared_frames, seen_frame
 
 
 class ClipImageOptions(EncoderOptions):
@@ -81,6 +82,10 @@ class ClipImage(Encoder):
                 "text_encoder": "clip_text",
             },
         )
+
+    def as_seen(self, sample: Sample) -> Seen:
+        """The frame as the processor resizes and cuts it."""
+        return seen_frame(self.processor, np.asarray(sample.data))
 
     def preferred_batch(self) -> int:
         """Frames per call."""

@@ -3,8 +3,10 @@
     vidloc extract ... --encoder vmae=hf:MCG-NJU/videomae-base-finetuned-kinetics:scores=true
 
 A name is looked up in the local Hugging Face cache, which `hf download ORG/MODEL` fills; nothing is downloaded on the
-way, and no code that comes with a model is run. The model's configuration decides what a row is made from: a frame
-(ViT, DINOv2, CLIP, SigLIP, ResNet, ...), a clip (VideoMAE, TimeSformer, ViViT) or sound (AST, CLAP, Wav2Vec2, ...).
+way, and no code that comes with a model is run. `revision=...` takes another commit, tag or branch than the main one;
+whichever it was, the store keeps the commit, and rows of two commits are never mixed. The model's configuration decides
+what a row is made from: a frame (ViT, DINOv2, CLIP, SigLIP, ResNet, ...), a clip (VideoMAE, TimeSformer, ViViT) or
+sound (AST, CLAP, Wav2Vec2, ...).
 
 The row is what the model defines as its pooled output, the projected one of CLIP and CLAP, else the mean of its last
 layer's tokens; a pooler that the checkpoint does not hold counts as absent. `scores=true` adds a classifier's scores.
@@ -35,6 +37,7 @@ from vidloc.extract.base import (
     FrameInput,
     FrameSize,
     Sample,
+    Seen,
     StreamTemplate,
     arithmetic,
     placed,
@@ -48,6 +51,8 @@ from vidloc.extract.processors import (
     prepared_clips,
     prepared_frames,
     prepared_sound,
+    seen_clip,
+    seen_frame,
 )
 
 NAMES = ("hf:",)
@@ -63,6 +68,11 @@ class HuggingFaceOptions(EncoderOptions):
 
     weights: str = Field(
         "", description="Empty for the weights in the model's folder, or 'random:SEED' for untrained ones."
+    )
+    revision: str = Field(
+        "",
+        description="Commit, tag or branch of a model named ORG/MODEL, as it was fetched (hf download ORG/MODEL "
+        "--revision REVISION); empty for the main branch. The commit that it stands for is recorded.",
     )
     pool: Pool = Field(
         "auto",
@@ -94,9 +104,10 @@ class HuggingFace(Encoder):
         super().__init__(options, name=name, device=device)
         if not isinstance(options, HuggingFaceOptions):
             raise TypeError(f"{name} takes HuggingFaceOptions, got {type(options).__name__}.")
-        self.options: HuggingFaceOptions = options
         self.check_weights(options, name=name)
-        self._folder = _found(name)
+        self._folder = _found(name, options)
+        # A branch moves on; what a store keeps must lead to the same model again.
+        self.options: HuggingFaceOptions = options.model_copy(update={"revision": self._folder.commit})
         path = self._folder.path
         self._config = model_folder.read_config(path)
         self.modality = modality_of(self._config, path)
@@ -120,7 +131,7 @@ class HuggingFace(Encoder):
             raise OptionError(
                 f"encoder {name!r}: weights={options.weights!r} is not random:SEED; a model is hf:FOLDER."
             )
-        folder = _found(name)
+        folder = _found(name, options)
         if options.weights:
             weights.check_available(name, options.weights)
         else:
@@ -177,6 +188,15 @@ class HuggingFace(Encoder):
             case _:
                 return prepared_sound(self.processor, data)
 
+    def as_seen(self, sample: Sample) -> Seen:
+        """Pictures as the processor resizes and cuts them; sound as it is decoded."""
+        data: NDArray[Any] = np.asarray(sample.data)
+        if self.modality == "audio":
+            return data
+        if self.modality == "image":
+            return seen_frame(self.processor, data)
+        return seen_clip(self.processor, data, sized=self._sized is not None)
+
     @property
     def _sound_s(self) -> Fraction:
         return self.options.window_s or _longest_s(self.processor) or _DEFAULT_SOUND_S
@@ -214,11 +234,12 @@ class HuggingFace(Encoder):
         return facts | picture_settings(self.processor) | fps
 
 
-def _found(name: str) -> ModelFolder:
+def _found(name: str, options: EncoderOptions) -> ModelFolder:
     model = name.removeprefix("hf:")
     if not model:
         raise OptionError("hf: is followed by a model's folder, or its name on the hub: --encoder vmae=hf:FOLDER")
-    return model_folder.find(model, usage="--encoder STREAM=hf:FOLDER")
+    revision = options.revision if isinstance(options, HuggingFaceOptions) else ""
+    return model_folder.find(model, usage="--encoder STREAM=hf:FOLDER", revision=revision)
 
 
 def _longest_s(extractor: Any) -> Fraction | None:

@@ -23,7 +23,7 @@ from transformers import AutoConfig
 from transformers.utils import logging as transformers_logging
 
 from vidloc.core.records import Source
-from vidloc.errors import VidlocError, WeightsError
+from vidloc.errors import OptionError, VidlocError, WeightsError
 from vidloc.extract import weights
 
 # In the order in which transformers looks for them: one file or its shards, safetensors before PyTorch.
@@ -61,10 +61,12 @@ class ModelFolder:
     Attributes:
         path: the folder.
         name: its last part, or the name on the hub with the beginning of the commit.
+        commit: of the hub's repository, whole; empty for a folder.
     """
 
     path: Path
     name: str
+    commit: str = ""
 
     @property
     def weights_name(self) -> str:
@@ -147,27 +149,36 @@ def check_available(option: str, *, published: str, encoder: str) -> None:
         weights_of(find(option or published, usage=f"--encoder {encoder}:weights=FOLDER").path)
 
 
-def find(model: str, *, usage: str) -> ModelFolder:
+def find(model: str, *, usage: str, revision: str = "") -> ModelFolder:
     """A model by the path of its folder, or by its name in the local cache of the hub.
 
     Args:
         usage: how an encoder is given a folder, for the message (`--encoder bert:weights=FOLDER`).
+        revision: commit, tag or branch of the hub's repository; empty for the main branch.
 
     Raises:
         WeightsError: neither of the two; the message has the line that gets the model.
+        OptionError: a revision of a folder, which has none, or that is no name of one.
     """
+    if revision.startswith("/") or ".." in revision:
+        raise OptionError(f"revision={revision!r} is no commit, tag or branch.")
     folder = Path(model).expanduser()
     if folder.is_dir():
+        if revision:
+            raise OptionError(
+                f"revision={revision} is of a model on the hub, but {str(folder)!r} is a folder. Leave it out, or name "
+                "the model as ORG/MODEL."
+            )
         if not ((folder / "config.json").is_file() or (folder / "modules.json").is_file()):
             raise WeightsError(
                 f"{str(folder)!r} is not the folder of a transformers model: there is no config.json or modules.json."
             )
         return ModelFolder(folder, folder.resolve().name)
     try:
-        snapshot = Path(huggingface_hub.snapshot_download(model, local_files_only=True))
+        snapshot = Path(huggingface_hub.snapshot_download(model, revision=revision or None, local_files_only=True))
     except (LocalEntryNotFoundError, HFValidationError, HfHubHTTPError, OSError, ValueError):
-        raise WeightsError(_how_to_get(model, usage)) from None
-    return ModelFolder(snapshot, f"{model}@{snapshot.name[:12]}")
+        raise WeightsError(_how_to_get(model, revision, usage)) from None
+    return ModelFolder(snapshot, f"{model}@{snapshot.name[:12]}", snapshot.name)
 
 
 def weights_of(folder: Path, *, subfolders: bool = False) -> list[Path]:
@@ -258,12 +269,17 @@ def loading(folder: Path) -> Iterator[None]:
             transformers_logging.enable_progress_bar()  # type: ignore[no-untyped-call]
 
 
-def _how_to_get(model: str, usage: str) -> str:
+def _how_to_get(model: str, revision: str, usage: str) -> str:
     looks_like_name = model.count("/") <= 1 and not model.startswith((".", "/", "~"))
     if not looks_like_name:
         return f"{model!r} is no folder. Give the folder of a transformers model: {usage}"
+    download = f"hf download {model}" + (f" --revision {revision}" if revision else "")
+    lacking = (
+        f"revision {revision!r} of {model!r} is not in the local Hugging Face cache"
+        if revision
+        else f"{model!r} is neither a folder nor in the local Hugging Face cache"
+    )
     return (
-        f"{model!r} is neither a folder nor in the local Hugging Face cache, and nothing is downloaded on the way. "
-        f"Get it: hf download {model}\n"
-        f"  without network here: on another machine hf download {model} --local-dir FOLDER, and then {usage}"
+        f"{lacking}, and nothing is downloaded on the way. Get it: {download}\n"
+        f"  without network here: on another machine {download} --local-dir FOLDER, and then {usage}"
     )

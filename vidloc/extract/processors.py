@@ -15,6 +15,9 @@ from transformers.image_utils import PILImageResampling
 from vidloc.extract.base import FrameSize
 from vidloc.extract.model_folder import ModelFolder, loading
 
+# What leaves pictures resized and cut, but not yet numbers of a network.
+_LEVELS_KEPT = {"do_rescale": False, "do_normalize": False}
+
 
 def load_processor(kind: Any, folder: ModelFolder) -> Any:
     """A model's own processor.
@@ -29,24 +32,39 @@ def load_processor(kind: Any, folder: ModelFolder) -> Any:
         return kind.from_pretrained(str(folder.path), local_files_only=True, trust_remote_code=False)
 
 
-def prepared_frames(processor: Any, frames: Sequence[NDArray[np.uint8]]) -> torch.Tensor:
-    """Frames `(height, width, 3)`, of any sizes, as `(frames, 3, height, width)` float32."""
-    prepared = processor(images=list(frames), input_data_format="channels_last", return_tensors="pt")
+def prepared_frames(processor: Any, frames: Sequence[NDArray[np.uint8]], **changed: bool) -> torch.Tensor:
+    """Frames `(height, width, 3)`, of any sizes, as `(frames, 3, height, width)` float32.
+
+    Args:
+        changed: steps of the processor that are to be done, or not, whatever its settings say.
+    """
+    prepared = processor(images=list(frames), input_data_format="channels_last", return_tensors="pt", **changed)
     pixels: torch.Tensor = prepared["pixel_values"]
     return pixels
 
 
-def prepared_clips(processor: Any, clips: Sequence[NDArray[np.uint8]], *, sized: bool) -> torch.Tensor:
+def prepared_clips(processor: Any, clips: Sequence[NDArray[np.uint8]], *, sized: bool, **changed: bool) -> torch.Tensor:
     """Clips `(num_frames, height, width, 3)` as `(clips, num_frames, 3, height, width)` float32.
 
     Args:
         sized: they have been resized and cut already, see `clip_size`.
+        changed: as for `prepared_frames`.
     """
-    done = {"do_resize": False, "do_center_crop": False} if sized else {}
+    done = changed | ({"do_resize": False, "do_center_crop": False} if sized else {})
     channels_first = [torch.from_numpy(clip).permute(0, 3, 1, 2) for clip in clips]
     prepared = processor(videos=channels_first, do_sample_frames=False, return_tensors="pt", **done)
     pixels: torch.Tensor = prepared["pixel_values"]
     return pixels
+
+
+def seen_frame(processor: Any, frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """A frame as `prepared_frames` resizes and cuts it, `(height, width, 3)`, its levels as they were."""
+    return _levels(prepared_frames(processor, [frame], **_LEVELS_KEPT)[0])
+
+
+def seen_clip(processor: Any, clip: NDArray[np.uint8], *, sized: bool) -> NDArray[np.uint8]:
+    """A clip as `prepared_clips` resizes and cuts it, `(num_frames, height, width, 3)`, its levels as they were."""
+    return _levels(prepared_clips(processor, [clip], sized=sized, **_LEVELS_KEPT)[0])
 
 
 def prepared_sound(processor: Any, sounds: Sequence[NDArray[np.float32]]) -> dict[str, torch.Tensor]:
@@ -93,6 +111,12 @@ def picture_settings(processor: Any) -> dict[str, JsonValue]:
         mean, std = (", ".join(f"{v:.9g}" for v in values) for values in (processor.image_mean, processor.image_std))
         facts["normalisation"] = f"minus {mean}, over {std}"
     return facts
+
+
+def _levels(pixels: torch.Tensor) -> NDArray[np.uint8]:
+    # Filters of floats may overshoot.
+    levels: NDArray[np.uint8] = pixels.movedim(-3, -1).round().clamp(0, 255).to(torch.uint8).numpy()
+    return np.ascontiguousarray(levels)
 
 
 def _sides(size: Any) -> str:

@@ -1,7 +1,7 @@
 """Optical flow that a corpus has released as pictures, in place of flow computed from its frames.
 
 EPIC-KITCHENS has: TV-L1, by furnari-flow with stride 2, dilation 3, bound 25 and size 256, says the README of its
-videos of 2018; for those of 2020 nothing is stated but that the stride is 1. A level q stands for
+videos of 2018; of those of 2020 we found stated only that the stride is 1. A level q stands for
 q / 255 x 2 bound - bound pixels, so that 127.5 is no motion, and written flow is off by up to bound / 255.
 
 The last flow of a video of 2018 ends one or two frames before its frames do, so that a row centred there has none.

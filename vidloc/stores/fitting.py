@@ -66,7 +66,7 @@ def check_same_origin(stored: StreamSpec, offered: StreamSpec, *, store: Path) -
         ProvenanceError: they would not; each difference is named.
     """
     old, new = stored.origin(), offered.origin()
-    differing = [f"{key}: {str(old[key])[:200]} here, {str(new[key])[:200]} now" for key in old if old[key] != new[key]]
+    differing = [_told_apart(key, old[key], new[key]) for key in old if old[key] != new[key]]
     if differing:
         raise ProvenanceError(
             f"stream {stored.name!r} in {store} was made otherwise ({'; '.join(differing)}). Rows of two origins "
@@ -78,6 +78,14 @@ def origin_differences(first: StreamSpec, second: StreamSpec) -> list[str]:
     """In what two streams' origins differ, one text per member; empty where rows of both could be one stream's."""
     ours, theirs = first.origin(), second.origin()
     return [_difference(name, ours[name], theirs[name]) for name in ours if ours[name] != theirs[name]]
+
+
+def _told_apart(name: str, old: Any, new: Any) -> str:
+    if isinstance(old, dict) and isinstance(new, dict):
+        # Of a long table only what differs.
+        keys = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
+        old, new = ({key: facts.get(key) for key in keys} for facts in (old, new))
+    return f"{name}: {str(old)[:200]} here, {str(new)[:200]} now"
 
 
 def _difference(name: str, ours: Any, theirs: Any) -> str:
