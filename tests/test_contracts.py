@@ -45,6 +45,7 @@ SMALL = {
 SIBLINGS = {
     "slowfast_r101": "slowfast_r50",
     "r2plus1d_r50": "i3d_r50",
+    **dict.fromkeys(("hara_r50", "hara_resnext101"), "hara_r34"),
     "resnet152": "resnet50",
     "vgg19": "vgg16",
     "tsn_flow_r50": "tsn_flow_bninception",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from fractions import Fraction
+from typing import get_args
 
 import pytest
 from hypothesis import given, settings
@@ -28,13 +29,16 @@ def frames_of(windows: Windows, num_frames: int) -> list[tuple[Fraction, Fractio
 
 def test_start_grid_of_published_sets() -> None:
     """Acceptance check 18."""
-    drop, pad, backpad = (Windows(SLOWFAST, tail, GAP / 2) for tail in ("drop", "pad", "backpad"))
+    drop, pad, backpad, cover = (Windows(SLOWFAST, tail, GAP / 2) for tail in get_args(Tail))
     assert frames_of(drop, 100) == [(16 * k, 16 * k + 32) for k in range(5)]
     assert frames_of(backpad, 100) == [*((16 * k, 16 * k + 32) for k in range(5)), (68, 100)]
     assert frames_of(drop, 20) == []
     assert frames_of(backpad, 20) == frames_of(pad, 20) == [(0, 32)]
     assert len(frames_of(backpad, 96)) == 5
     assert len(frames_of(pad, 100)) == 6
+    assert frames_of(cover, 100) == [(16 * k, 16 * k + 32) for k in range(7)]
+    assert frames_of(cover, 20) == [(0, 32), (16, 48)]
+    assert frames_of(cover, 16) == [(0, 32)]
 
 
 @pytest.mark.parametrize("num_frames", [1, 15, 16, 17, 19, 20, 64, 65, 100, 129])
@@ -66,6 +70,9 @@ def test_what_each_tail_keeps(
     padded = Windows(grid, "pad").num_rows(duration)
     assert padded == 1 or grid.center(padded - 1) < duration
     assert grid.center(padded) >= duration
+    covered = Windows(grid, "cover").num_rows(duration)
+    assert covered == 1 or grid.span(covered - 1)[0] < duration
+    assert grid.span(covered)[0] >= duration
     backpad = Windows(grid, "backpad", slack)
     moved = backpad.num_rows(duration)
     assert moved >= max(dropped, 1)
@@ -82,6 +89,6 @@ def test_the_centre_grid_is_the_tail_pad(window: Fraction, stride: Fraction, dur
     assert Windows(center_grid(window, stride)).num_rows(duration) == num_center_rows(stride, duration)
 
 
-@pytest.mark.parametrize("tail", ["drop", "pad", "backpad"])
+@pytest.mark.parametrize("tail", get_args(Tail))
 def test_spans_are_regular_while_the_end_is_unknown(tail: Tail) -> None:
     assert [Windows(SLOWFAST, tail).span(row) for row in range(9)] == [SLOWFAST.span(row) for row in range(9)]

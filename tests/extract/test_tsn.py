@@ -171,6 +171,27 @@ class TestRows:
         with pytest.raises(OptionError, match=r"nouns\.txt names classes of the field 'scores_noun', .* have scores\."):
             build_encoder("tsn_rgb_r50", weights=path, scores=True, classes_noun=files["classes_noun"], **SMALL)
 
+    def test_the_names_of_mmaction2_are_torchvisions_told_otherwise(self, save, build_encoder):
+        network = models.resnet50(num_classes=200)
+        network.load_state_dict(calm(network.state_dict()))
+        theirs = {}
+        for name, tensor in network.eval().state_dict().items():
+            *place, layer, part = name.split(".")
+            if place[-1:] == ["downsample"]:
+                layer = {"0": "conv", "1": "bn"}[layer]
+            elif layer != "fc":
+                kind, number = layer[:-1], layer[-1]
+                layer = f"conv{number}.{kind}"
+            side = "cls_head.fc_cls" if layer == "fc" else ".".join(["backbone", *place, layer])
+            theirs[f"{side}.{part}"] = tensor
+        assert {"backbone.conv1.bn.weight", "backbone.layer3.0.downsample.conv.weight"} <= theirs.keys()
+        path = save({"meta": {"epoch": 1}, "state_dict": theirs})
+        rows = build_encoder("tsn_rgb_r50", weights=path, scores=True, **SMALL).encode([frame("a")]).fields
+        mean, std = (torch.tensor(v).view(3, 1, 1) for v in ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]))
+        with torch.inference_mode():
+            picture = (torch.from_numpy(frame("a").data).permute(2, 0, 1) / 255 - mean) / std
+            assert close(rows["scores"], network(picture[None]).numpy())
+
     def test_two_classifiers_give_two_fields(self, inception, save, build_encoder):
         state = {f"base_model.{name}": tensor for name, tensor in inception.state_dict().items()}
         layers = {"fc_verb": 4, "fc_noun": 6}

@@ -13,16 +13,19 @@ import pytest
 from made_videos import write_video
 
 from vidloc.core.timeline import Spans, TimeGrid
+from vidloc.core.windows import Windows
 from vidloc.errors import OptionError, ProvenanceError
 from vidloc.extract.base import ClipInput, FrameInput, FrameSize
-from vidloc.extract.frames import VideoPass
+from vidloc.extract.frames import PlannedRows, VideoPass
 from vidloc.extract.track_times import track_times
 from vidloc.pipelines.extract import Selection, extract, plan_extraction
 from vidloc.pipelines.extraction.items import open_dataset
 from vidloc.pipelines.extraction.layout import Layout, layout_for, words_of
+from vidloc.pipelines.extraction.recipes import RECIPES
 from vidloc.stores.base import open_store
 
 DATA = Path(__file__).parent.parent / "data"
+COVER = Windows(TimeGrid(Fraction(1), Fraction(1, 10)), "cover")
 FRAME_NUMBERS, LOUDNESS = str(DATA / "frame_numbers.py"), str(DATA / "loudness.py")
 
 
@@ -88,6 +91,21 @@ class TestStart:
         rows, _ = laid_out(hundred, f"{self.WORDS},tail=pad", tmp_path)
         assert rows == [*runs(0, 16, 32, 48, 64), [*range(80, 100), *[99] * 12]]
 
+    def test_cover_has_a_row_wherever_one_begins(self, hundred, tmp_path):
+        rows, timeline = laid_out(hundred, f"{self.WORDS},tail=cover", tmp_path)
+        assert rows == [*runs(0, 16, 32, 48, 64), [*range(80, 100), *[99] * 12], [*range(96, 100), *[99] * 28]]
+        assert timeline == TimeGrid(Fraction(32, 30), Fraction(16, 30))
+
+    def test_cover_of_a_damaged_video_ends_where_that_does(self, hundred, tmp_path):
+        path = tmp_path / "cut.mkv"
+        path.write_bytes(hundred.read_bytes()[: hundred.stat().st_size // 2])
+        seen = VideoPass(path, {})
+        assert list(seen) == []
+        wants = {"x": (ClipInput(2, Fraction(1), FrameSize()), PlannedRows(COVER, Fraction(100, 30)))}
+        planned, starts = len(wants["x"][1]), [row for _, row, _ in VideoPass(path, wants)]
+        assert starts == list(range(math.ceil(seen.report.duration_s / Fraction(1, 10))))
+        assert len(starts) < planned == 34
+
     def test_a_start_before_the_first_frame(self, hundred, tmp_path):
         rows, timeline = laid_out(hundred, "num_frames=3,align=start,rate=30,stride=40f,start=-1f,tail=pad", tmp_path)
         assert rows == [[0, 0, 1], [39, 40, 41], [79, 80, 81]]
@@ -113,6 +131,51 @@ class TestStart:
         assert (outcome.status, outcome.num_rows) == ("absent", 0)
         assert "its 0.67 s have no room for a window of 1.07 s (tail=drop" in outcome.reason
         assert extract(tmp_path / "s.zarr", encoders, selection).already_done == 1
+
+
+class TestStep:
+    """Frames a step apart, that stay within their window."""
+
+    WORDS = "num_frames=8,align=start,stride=12f,window=12f,step=2f"
+
+    @pytest.mark.parametrize("rate", ["30", "native"])
+    def test_those_beyond_the_window_repeat_its_last_frame(self, hundred, tmp_path, rate):
+        rows, timeline = laid_out(hundred, f"{self.WORDS},rate={rate}", tmp_path)
+        assert rows == [[min(12 * k + 2 * j, 12 * k + 11) for j in range(8)] for k in range(8)]
+        assert timeline == TimeGrid(Fraction(12, 30), Fraction(12, 30))
+
+    def test_a_wide_window_is_seen_at_its_beginning(self, hundred, tmp_path):
+        rows, _ = laid_out(hundred, "num_frames=3,align=start,rate=30,stride=2,window=1,step=1/30", tmp_path)
+        assert rows == [[0, 1, 2], [60, 61, 62]]
+
+    def test_the_cells_of_hero(self, hundred, tmp_path):
+        """Its own rule on 100 frames: 32 of 64 by linspace, truncated, within a cell of 45."""
+        words = RECIPES["hero_slowfast"].encoders[0].split("align")[1]
+        rows, _ = laid_out(hundred, f"num_frames=32,align{words}", tmp_path)
+        spread = np.linspace(0, 63, 32).astype(int)
+        assert rows == [np.minimum(45 * cell + np.minimum(spread, 44), 99).tolist() for cell in range(3)]
+
+    def test_frames_of_another_rate_are_those_of_a_re_encoded_video(self, tmp_path):
+        path = write_numbered(tmp_path / "sixty.mkv", 120, fps=Fraction(60))
+        every, _ = laid_out(path, "num_frames=1,align=start,rate=25,stride=1f", tmp_path)
+        rows, _ = laid_out(path, "num_frames=10,align=start,rate=25,stride=20f,window=20f,step=2f", tmp_path)
+        assert rows == [[number for (number,) in every[start : start + 20 : 2]] for start in (0, 20)]
+
+    def test_what_has_no_frames_of_its_own_has_no_step(self):
+        motion = ClipInput(5, Fraction(1), FrameSize(), frames_after=1)
+        for wanted in (motion, FrameInput()):
+            with pytest.raises(OptionError, match="it: step is for clips of a window's own frames"):
+                layout_for(wanted, {"step": "0.2", "rate": "25"}, {}, where="it")
+        with pytest.raises(OptionError, match="stride, window and step must be more than 0"):
+            layout_for(motion, {"step": "0", "rate": "25"}, {}, where="it")
+        with pytest.raises(OptionError, match="a step leads from frame to frame of a rate"):
+            layout_for(motion, {"step": "0.1"}, {}, where="it")
+
+    def test_it_is_part_of_the_rule(self, hundred, tmp_path):
+        selection = Selection(dataset=open_dataset("folder"), root=hundred.parent)
+        encoder = f"frames={FRAME_NUMBERS}:weights=random:0,{self.WORDS},rate=30"
+        text = "\n".join(plan_extraction(tmp_path / "s.zarr", [encoder], selection).lines())
+        assert "windows of 0.4 s (8 frames from 12, 0.06667 s apart) every 0.4 s (12 frames at 30 fps)" in text
 
 
 class TestRates:
@@ -174,7 +237,7 @@ class TestRates:
 
 
 class TestSound:
-    @pytest.mark.parametrize(("tail", "count"), [("drop", 2), ("pad", 3), ("backpad", 3)])
+    @pytest.mark.parametrize(("tail", "count"), [("drop", 2), ("pad", 3), ("backpad", 3), ("cover", 3)])
     def test_tails(self, tmp_path, tail, count):
         write_video(tmp_path / "a.mp4", seconds=1.3)
         selection = Selection(dataset=open_dataset("folder"), root=tmp_path)
@@ -184,7 +247,7 @@ class TestSound:
         with open_store(tmp_path / "s.zarr") as store:
             spans = store.timeline("loudness", "a.mp4").spans(count)
             assert store.entry("loudness", "a.mp4").num_rows == count
-        last = {"drop": (0.5, 1.0), "pad": (1.0, 1.5), "backpad": (0.8, 1.3)}[tail]
+        last = {"drop": (0.5, 1.0), "pad": (1.0, 1.5), "backpad": (0.8, 1.3), "cover": (1.0, 1.5)}[tail]
         assert spans[-1].tolist() == list(last)
 
 
@@ -244,10 +307,12 @@ class TestWords:
             {"align": "start", "stride": "16f", "rate": "25", "tail": "backpad"},
             {"align": "start", "stride": "4f", "window": "64f", "rate": "native", "spare": "1"},
             {"align": "start", "stride": "1", "start": "-2/25", "tail": "pad"},
+            {"align": "start", "stride": "45f", "window": "45f", "step": "2f", "rate": "30", "tail": "cover"},
+            {"stride": "8f", "window": "32f", "step": "2f", "rate": "native"},
         ],
     )
     def test_provenance_lays_rows_out_again(self, words):
-        for wanted in (ClipInput(16, Fraction(1), FrameSize()), FrameInput()):
+        for wanted in (ClipInput(16, Fraction(1), FrameSize()), *([] if "step" in words else [FrameInput()])):
             made = layout_for(wanted, words, {}, where="it")
             assert made is not None
             again = layout_for(wanted, words_of(made.sampling()), {}, where="it")

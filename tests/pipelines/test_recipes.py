@@ -57,6 +57,9 @@ IN_FRAMES = {
     "milnce_coot": (ClipInput(32, Fraction(32, 10), FrameSize()), 10, lambda n: max(-((16 - n) // 16), 1), 32, 16, 0),
     "didemo": (FrameInput(), 25, lambda n: -(-n // 5), 5, 5, -2),
     "howto100m": (FrameInput(), 1, lambda n: max(n, 1), 1, 1, 0),
+    "hara_3d": (I3D, None, lambda n: len(range(1, n - 16 + 1, 16)), 16, 16, 0),
+    "hero_slowfast": (SLOWFAST, 30, lambda n: max(-(-n // 45), 1), 45, 45, 0),
+    "mmaction2_activitynet": (FrameInput(), None, lambda n: max(len(range(8, n, 16)), 1), 1, 16, 8),
 }  # fmt: skip
 
 
@@ -80,6 +83,12 @@ def test_ego4d_moves_the_last_window_back(num_frames):
     if starts[-1] + 32 < num_frames:
         starts.append(num_frames - 32)
     assert found == starts
+
+
+@pytest.mark.parametrize("num_frames", LENGTHS)
+def test_the_clips_of_howto100m_are_filled_up(num_frames):
+    found = spans("howto100m", I3D, num_frames, Fraction(24), encoder=1)
+    assert [start * 24 for start, _ in found] == list(range(0, num_frames, 16))
 
 
 @pytest.mark.parametrize(("seconds", "count"), [(10, 10), (9, 9), (Fraction(1, 2), 1)])

@@ -81,7 +81,8 @@ _PATH = click.Path(path_type=Path)
 @click.option(
     "--tail",
     type=click.Choice(get_args(Tail)),
-    help="With --align start, windows that reach beyond the end: drop (the default), pad, or backpad (move back).",
+    help="With --align start, windows that reach beyond the end: drop (the default), pad those centred before it, "
+    "cover (pad all that begin before it), or backpad (move back).",
 )
 @click.option(
     "--windows",
@@ -171,8 +172,9 @@ def extract(ctx: click.Context, /, **flags: Any) -> None:
     --encoder does its own rows only. Two checkpoints of one network are two streams:
     --encoder verb=slowfast_r50:weights=v.pyth --encoder noun=slowfast_r50:weights=n.pyth.
 
-    Every encoder of pictures or sound takes the words align, stride, window, start, tail, rate and spare among its
-    options, over those of the run; lengths are seconds, or frames of the rate (16f). Rows as in published sets:
+    Every encoder of pictures or sound takes the words align, stride, window, start, tail, rate, step and spare
+    among its options, over those of the run; lengths are seconds, or frames of the rate (16f). Rows as in published
+    sets:
 
     \b
     --encoder i3d:align=start,rate=native,stride=4f            16 frames of the file's own, every 4, whole windows

@@ -1,7 +1,8 @@
 """Which windows the rows of one item take: a regular grid, and what becomes of the last windows at the item's end.
 
 Published feature sets differ in where row 0 starts, in whether a window that reaches beyond the end is left out
-(`drop`), padded (`pad`) or moved back (`backpad`), and in whether frames are those of the file or of a constant rate.
+(`drop`), padded (`pad`, `cover`) or moved back (`backpad`), and in whether frames are those of the file or of a
+constant rate.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Literal
 
 from vidloc.core.timeline import Seconds, TimeGrid
 
-Tail = Literal["drop", "pad", "backpad"]
+Tail = Literal["drop", "pad", "backpad", "cover"]
 
 
 @dataclass(frozen=True)
@@ -23,8 +24,9 @@ class Windows:
     Args:
         grid: where regular windows lie.
         tail: `pad` keeps windows centred before the end, at least one; `drop` keeps windows that end by the end;
-            `backpad` moves a last incomplete window back so that it ends at the end. An item shorter than the window
-            has one row, none with `drop`.
+            `backpad` moves a last incomplete window back so that it ends at the end; `cover` keeps windows that begin
+            before the end, so that the last one may be centred after it. An item shorter than the window has one row,
+            none with `drop`.
         slack_s: how far beyond the end a whole window may reach, for `drop` and `backpad`: half a frame gap.
         spare_s: time that must follow a window for `drop` to keep it (some tools read one frame more than they use).
         rate: frames per second of the constant rate that frames are taken from, `None` for those of the file. The
@@ -47,10 +49,15 @@ class Windows:
     def num_rows(self, duration_s: Seconds) -> int:
         """Rows of an item of some duration."""
         end = self.end(duration_s)
-        if self.tail == "pad":
-            return max(math.ceil((end - self.grid.first_center_s) / self.grid.stride_s), 1)
+        if self.tail in ("pad", "cover"):
+            return max(math.ceil((end - self.must_precede(self.grid.span(0))) / self.grid.stride_s), 1)
         whole = self._num_whole(end)
         return whole if self.tail == "drop" or self._reaches(whole, end) else whole + 1
+
+    def must_precede(self, span: tuple[Fraction, Fraction]) -> Fraction:
+        """The time of a window that lies before the end of an item that has it, unless it has no other one."""
+        start, end = span
+        return start if self.tail == "cover" else (start + end) / 2
 
     def span(self, row: int, duration_s: Seconds | None = None) -> tuple[Fraction, Fraction]:
         """Exact start and end of one row's window.

@@ -53,6 +53,19 @@ class FrameSize:
 
 
 @dataclass(frozen=True)
+class Steps:
+    """Frames of a constant rate, each some of them after the one before; beyond the window its last one again.
+
+    Attributes:
+        frame_s: length of one frame of that rate; frame j is the one on screen in the middle of it.
+        step_s: from frame to frame.
+    """
+
+    frame_s: Fraction
+    step_s: Fraction
+
+
+@dataclass(frozen=True)
 class ClipInput:
     """A window of `num_frames` frames: `Sample.data` is uint8 `(num_frames + frames_after, height, width, 3)`, RGB.
 
@@ -62,12 +75,14 @@ class ClipInput:
         size: resizing and cropping.
         frames_after: further frames beyond the window's end, at the midpoints of the cells that would follow: the
             motion of the last frame inside is that to the first one after it.
+        steps: how frames follow one another where they are not spread evenly over the window.
     """
 
     num_frames: int
     window_s: Fraction
     size: FrameSize
     frames_after: int = 0
+    steps: Steps | None = None
 
 
 @dataclass(frozen=True)

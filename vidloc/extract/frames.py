@@ -16,7 +16,7 @@ Rules for times:
 * A frame without a time comes one frame duration after its predecessor; one at or slightly before its predecessor's
   time replaces it. A jump of more than 1 s back or 10 minutes ahead ends the pass and is damage: no time is invented.
 * Rows are those whose centre lies before the end of the last frame, at least one; where they are planned, those of
-  the plan.
+  the plan, as far as they would have been planned for what decodes.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from vidloc.core.numbered_pictures import FrameRate
 from vidloc.core.timeline import TimeGrid
 from vidloc.core.windows import ListedWindows, Windows
 from vidloc.errors import MediaError
-from vidloc.extract.base import ClipInput, FlowInput, FrameInput, Sample
+from vidloc.extract.base import ClipInput, FlowInput, FrameInput, Sample, Steps
 from vidloc.extract.media import TrackDecoder, open_media, rate_text, video_track
 from vidloc.extract.picture_files import open_pictures
 from vidloc.extract.picture_track import PictureTrack
@@ -367,8 +367,7 @@ class _Windows:
         """Fill what is left with the last frame; rows centred after the end are dropped, unless they were listed."""
         while self._waiting:
             row = self._waiting[0][1]
-            start, end = self._rows.span(row)
-            if row == 0 or (start + end) / 2 < duration_s or isinstance(self._rows, ListedWindows):
+            if row == 0 or isinstance(self._rows, ListedWindows) or _must_precede(self._rows, row) < duration_s:
                 yield from self._fill_next(shown)
             else:
                 heapq.heappop(self._waiting)
@@ -389,7 +388,8 @@ class _Windows:
         row = self._next_row
         if self._planned is not None and row >= self._planned:
             return
-        self._filled[row] = _Filling(self._rows.span(row), self._in_window, self._base)
+        steps = self._want.steps if isinstance(self._want, ClipInput) else None
+        self._filled[row] = _Filling(self._rows.span(row), self._in_window, self._base, steps)
         heapq.heappush(self._waiting, (self._filled[row].tick(0), row, 0))
         self._next_row += 1
 
@@ -399,6 +399,11 @@ class _Windows:
             data = _motion(data, mirrored=self._want.size.mirrored)
         pts_s = np.array([float(tick * self._base) for tick, _ in filled])
         return Sample(self._rows.span(row), data, pts_s, image_size=image_size)
+
+
+def _must_precede(rows: TimeGrid | PlannedRows, row: int) -> Fraction:
+    """The time that must lie before the end of the track for it to have a row."""
+    return rows.center(row) if isinstance(rows, TimeGrid) else rows.windows.must_precede(rows.span(row))
 
 
 def _motion(pictures: Picture, *, mirrored: bool) -> Picture:
@@ -416,14 +421,19 @@ class _Filling:
         pictures: those of its first cells, each with its tick.
     """
 
-    def __init__(self, span: tuple[Fraction, Fraction], num_cells: int, time_base: Fraction) -> None:
+    def __init__(
+        self, span: tuple[Fraction, Fraction], num_cells: int, time_base: Fraction, steps: Steps | None
+    ) -> None:
         self.pictures: list[tuple[int, Picture]] = []
         # Cell c has its midpoint at (first + c * step) / unit ticks, all integers.
-        start, cell = span[0] / time_base, (span[1] - span[0]) / num_cells / time_base
-        first = start + cell / 2
-        self._unit = math.lcm(first.denominator, cell.denominator)
-        self._first, self._step = int(first * self._unit), int(cell * self._unit)
+        even = (span[1] - span[0]) / num_cells
+        cell, step = (even, even) if steps is None else (steps.frame_s, steps.step_s)
+        first, step = (span[0] + cell / 2) / time_base, step / time_base
+        self._latest = None if steps is None else math.ceil((span[1] - cell / 2) / time_base)
+        self._unit = math.lcm(first.denominator, step.denominator)
+        self._first, self._step = int(first * self._unit), int(step * self._unit)
 
     def tick(self, cell: int) -> int:
         """The first whole tick at or after a cell's midpoint: a frame is strictly before one iff before the other."""
-        return -((-self._first - cell * self._step) // self._unit)
+        tick = -((-self._first - cell * self._step) // self._unit)
+        return tick if self._latest is None else min(tick, self._latest)

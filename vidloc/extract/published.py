@@ -144,6 +144,23 @@ PUBLISHED: Mapping[str, Published] = {
             "authors",
             note="a network of Caffe, which no encoder here has: use fasterrcnn, or features that were published",
         ),
+        *(
+            Published(
+                name,
+                "https://github.com/kenshohara/3D-ResNets-PyTorch",
+                "",
+                "MIT (code); no separate licence is stated for the weights",
+                "Hara et al., Can Spatiotemporal 3D CNNs Retrace the History of 2D CNNs and ImageNet?, CVPR 2018",
+                file=file,
+                by_hand="its authors keep it on Google Drive, which asks a browser for consent; follow the link to the "
+                f"pretrained models in the README there, to {file}",
+            )
+            for name, file in (
+                ("hara_r34", "resnet-34-kinetics.pth"),
+                ("hara_r50", "resnet-50-kinetics.pth"),
+                ("hara_resnext101", "resnext-101-kinetics.pth"),
+            )
+        ),
         Published(
             "epic_noun_detector",
             f"{_LFB}/64398428/vg_1600_epic_detection.yaml.11_43_19.1MEYsROm/output/train/epic_train/generalized_rcnn/model_final.pkl",

@@ -5,10 +5,10 @@
 - `tsn_rgb_r50`: torchvision's ResNet-50, 2048 numbers; by default of the middle square of 224 pixels.
 
 The row is the last map averaged over its positions. Checkpoints load under the names of the TSN family (`base_model.`,
-after `module.` or `model.`) and as plain ImageNet backbones. Their classifiers are left aside unless `scores=true`:
-`new_fc` gives the field `scores`, the pair `fc_verb` and `fc_noun` of the models for EPIC-KITCHENS-55 gives
-`scores_verb` and `scores_noun`. So does the joint `new_fc` of those for EPIC-KITCHENS-100, verbs first, if
-`classes_verb=FILE` and `classes_noun=FILE` tell where nouns begin.
+after `module.` or `model.`), under mmaction2's (ResNet-50) and as plain ImageNet backbones. Their classifiers are left
+aside unless `scores=true`: `new_fc` gives the field `scores`, the pair `fc_verb` and `fc_noun` of the models for
+EPIC-KITCHENS-55 gives `scores_verb` and `scores_noun`. So does the joint `new_fc` of those for EPIC-KITCHENS-100, verbs
+first, if `classes_verb=FILE` and `classes_noun=FILE` tell where nouns begin.
 """
 
 from __future__ import annotations
@@ -38,6 +38,14 @@ _BACKBONE = "base_model."
 _TASKS = ("verb", "noun")
 _CLASSIFIERS = re.compile(r"(new_fc|fc_verb|fc_noun)\.")
 _IMAGENET_CLASSIFIER = re.compile(r"(fc|last_linear)\.")
+# A convolution of mmaction2's ResNets and its norm are one module.
+_MMACTION2 = (
+    (re.compile(r"^backbone\.(.*)conv(\d)\.conv\."), r"base_model.\1conv\2."),
+    (re.compile(r"^backbone\.(.*)conv(\d)\.bn\."), r"base_model.\1bn\2."),
+    (re.compile(r"^backbone\.(.*)downsample\.conv\."), r"base_model.\1downsample.0."),
+    (re.compile(r"^backbone\.(.*)downsample\.bn\."), r"base_model.\1downsample.1."),
+    (re.compile(r"^cls_head\.fc_cls\."), "new_fc."),
+)
 
 
 @dataclass(frozen=True)
@@ -262,6 +270,8 @@ def _plain(state: State) -> dict[str, torch.Tensor]:
     """Tensors under `base_model.` and the classifiers' names, from whichever release."""
     wrapped = bool(state) and all(name.startswith("model.") for name in state)
     plain = {name.removeprefix("model.") if wrapped else name: tensor for name, tensor in state.items()}
+    if any(name.startswith("backbone.") for name in plain):
+        return {_of_mmaction2(name): tensor for name, tensor in plain.items()}
     if not any(name.startswith(_BACKBONE) for name in plain):
         plain = {
             _IMAGENET_CLASSIFIER.sub("new_fc.", name) if _IMAGENET_CLASSIFIER.match(name) else _BACKBONE + name: tensor
@@ -269,6 +279,12 @@ def _plain(state: State) -> dict[str, torch.Tensor]:
         }
     # Norms of the oldest BN-Inception files are (1, channels).
     return {name: t.squeeze(0) if "_bn." in name and t.ndim == 2 else t for name, t in plain.items()}
+
+
+def _of_mmaction2(name: str) -> str:
+    for pattern, ours in _MMACTION2:
+        name = pattern.sub(ours, name)
+    return name
 
 
 ENCODER = TSN

@@ -300,7 +300,7 @@ class _ItemDecoder:
         wants: dict[str, tuple[ClipInput | FrameInput, PictureRows]] = {}
         for name, wanted in streams.items():
             if name in self._layouts:
-                wants[name] = wanted, self._rows(name, times)
+                wants[name] = self._layouts[name].fed(wanted, times), self._rows(name, times)
                 continue
             clips = self._cut_out(name, times.duration_s if times is not None else None)
             for crop in range(len(clips.layout.views.places)):

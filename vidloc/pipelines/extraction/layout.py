@@ -2,6 +2,7 @@
 
     --encoder i3d:align=start,rate=25,stride=16f,tail=drop
     --encoder slowfast_r101:align=start,rate=30,window=32f,stride=16f,tail=backpad
+    --encoder slowfast_r50:align=start,rate=30,window=45f,stride=45f,step=2f,tail=cover
 
 A length is in seconds (`0.5`, `16/30`), or in frames of `rate` (`16f`), which is a constant number of frames per second
 or `native`, the file's own. Frames are never re-encoded for it: at a constant rate a window of n frames shows those
@@ -12,7 +13,7 @@ another length in every file, and the times of rows are kept per item.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Annotated, Any, Literal, Self
 
@@ -23,7 +24,7 @@ from vidloc.core.options import Options
 from vidloc.core.timeline import TimeGrid
 from vidloc.core.windows import Tail, Windows
 from vidloc.errors import OptionError
-from vidloc.extract.base import AudioInput, ClipInput, EncoderInput, FrameInput, TextInput
+from vidloc.extract.base import AudioInput, ClipInput, EncoderInput, FrameInput, Steps, TextInput
 from vidloc.extract.track_times import TrackTimes
 
 DEFAULT_STRIDE_S = Fraction(1, 2)
@@ -71,12 +72,17 @@ class Layout(Options):
     )
     tail: Tail | None = Field(
         None,
-        description="The last windows (align=start): drop those that reach beyond the end (the default), pad, or "
-        "backpad: one more that is moved back to end at the end.",
+        description="The last windows (align=start): drop those that reach beyond the end (the default), pad those "
+        "centred before it, cover: pad all that begin before it, or backpad: one more that is moved back to end there.",
     )
     rate: Annotated[Rate | None, BeforeValidator(_read_rate)] = Field(
         None,
         description="Frames per second of the constant rate that frames are taken from, or native: those of the file.",
+    )
+    step: AnyLength | None = Field(
+        None,
+        description="From each of a clip's frames to the next, beginning with the window's first frame of the rate; "
+        "beyond the window its last frame is repeated. By default frames are spread evenly over the window.",
     )
     spare: int = Field(
         0, ge=0, le=1000, description="Frames that must follow a window for tail=drop to keep it (some tools read one)."
@@ -84,13 +90,15 @@ class Layout(Options):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if self.stride.value <= 0 or (self.window is not None and self.window.value <= 0):
-            raise ValueError("stride and window must be more than 0")
+        if any(length is not None and length.value <= 0 for length in (self.stride, self.window, self.step)):
+            raise ValueError("stride, window and step must be more than 0")
         if self.align == "centre" and (self.tail is not None or self.start.value):
             raise ValueError("tail and start go with align=start; rows on centres end with the last one in the video")
-        lengths = [length for length in (self.stride, self.window, self.start) if length is not None]
+        lengths = [one for one in (self.stride, self.window, self.start, self.step) if one is not None]
         if self.rate is None and (self.spare or any(length.in_frames for length in lengths)):
             raise ValueError("lengths in frames need a rate: add rate=native, or rate=25 for one frame in 1/25 s")
+        if self.rate is None and self.step is not None:
+            raise ValueError("a step leads from frame to frame of a rate: add rate=native, or rate=25")
         if self.rate == "native" and any(length.value and not length.in_frames for length in lengths):
             raise ValueError("at rate=native lengths are in frames, such as stride=16f")
         if self.spare and self.ends_by != "drop":
@@ -131,10 +139,22 @@ class RowLayout:
     @property
     def own_window(self) -> bool:
         """Whether a clip spans what the encoder's own options say."""
-        wanted = self.wanted
-        return not isinstance(wanted, ClipInput) or (
-            self.asked.rate != "native" and self.window_s(None) == wanted.window_s
-        )
+        wanted, asked = self.wanted, self.asked
+        if not isinstance(wanted, ClipInput):
+            return True
+        return asked.step is None and asked.rate != "native" and self.window_s(None) == wanted.window_s
+
+    def fed(self, wanted: ClipInput | FrameInput, times: TrackTimes | None) -> ClipInput | FrameInput:
+        """What the encoder is fed, in the steps that were asked for.
+
+        Args:
+            times: as for `windows`.
+        """
+        if self.asked.step is None or not isinstance(wanted, ClipInput):
+            return wanted
+        fps = times.fps if times is not None else None
+        frame_s = self._seconds(Length(Fraction(1), in_frames=True), fps)
+        return replace(wanted, steps=Steps(frame_s, self._seconds(self.asked.step, fps)))
 
     def window_s(self, fps: Fraction | None) -> Fraction:
         """Length of a window.
@@ -186,9 +206,15 @@ class RowLayout:
             rule["rate_fps"] = str(asked.rate)
         if asked.spare:
             rule["spare_frames"] = asked.spare
+        if asked.step is not None:
+            native = asked.rate == "native"
+            step = asked.step.value if native else self._seconds(asked.step, None)
+            rule |= {"step_frames" if native else "step_s": str(step)}
         match wanted:
             case ClipInput():
-                rule |= {"num_frames": wanted.num_frames, "frame": "last one presented before each cell's midpoint"}
+                stepped = "every step's from the window's first on, beyond the window its last one again"
+                frame = "last one presented before each cell's midpoint" if asked.step is None else stepped
+                rule |= {"num_frames": wanted.num_frames, "frame": frame}
                 rule |= {"frames_after_window": wanted.frames_after} if wanted.frames_after else {}
             case FrameInput():
                 rule |= {"num_frames": 1, "frame": "last one presented before the centre"}
@@ -235,13 +261,18 @@ def layout_for(wanted: EncoderInput, own: Mapping[str, Any], run: Mapping[str, A
             f"{where}: rate and window are for frames; it takes {wanted.num_samples} samples of sound per row. "
             "Give its stride in seconds."
         )
+    if layout.step is not None and not (isinstance(wanted, ClipInput) and not wanted.frames_after):
+        raise OptionError(
+            f"{where}: step is for clips of a window's own frames. Leave it out: frames of motion follow one another, "
+            "and a single frame is alone."
+        )
     return RowLayout(layout, wanted)
 
 
 def words_of(sampling: Mapping[str, JsonValue]) -> dict[str, str]:
     """The words that lay rows out as a stream's provenance says."""
     words = {word: str(sampling[word]) for word in ("align", "tail") if word in sampling}
-    for word in ("stride", "window", "start"):
+    for word in ("stride", "window", "start", "step"):
         if f"{word}_frames" in sampling:
             words[word] = f"{sampling[f'{word}_frames']}f"
         elif f"{word}_s" in sampling:

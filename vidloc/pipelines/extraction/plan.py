@@ -440,7 +440,8 @@ def _window(spec: StreamSpec, fps: Fraction | None) -> str:
     else:
         inside = f" from {window[1]}" if window[1] not in ("", str(rule["num_frames"])) else ""
         after = f" and {rule['frames_after_window']} after" if "frames_after_window" in rule else ""
-        text = f"windows of {window[0]} ({rule['num_frames']} frames{inside}{after})"
+        apart = f", {_length(rule, 'step', rate)[0]} apart" if {"step_s", "step_frames"} & rule.keys() else ""
+        text = f"windows of {window[0]} ({rule['num_frames']} frames{inside}{after}{apart})"
     text += f" every {stride[0]}"
     if rate is not None and stride[1]:
         text += f" ({stride[1]} frames at {float(rate):.4g} fps)"

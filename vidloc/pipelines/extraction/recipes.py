@@ -88,6 +88,31 @@ _ALL = (
         differs="the crop may lie one pixel off; its timestamps_ms are the time of a window's last frame",
     ),
     Recipe(
+        "hero_slowfast",
+        "SlowFast on every second frame at 30 fps of each cell of 1.5 s, its last frame repeated.",
+        ("slowfast_r50:short_side_px=224,crop_px=224,align=start,rate=30,window=45f,stride=45f,step=2f,tail=cover",),
+        "Li et al. HERO: Hierarchical Encoder for Video+Language Omni-representation Pre-training. EMNLP 2020; "
+        "github.com/linjieli222/HERO_Video_Feature_Extractor.",
+        differs="of files of another rate than 30 fps the original takes every (rate / 15)th frame of the 30; it "
+        "resizes with FFmpeg, and fills a last cell up with whole seconds. For its cells of 2 s add --encoder "
+        "slowfast_r50:window=60f,stride=60f",
+    ),
+    Recipe(
+        "hara_3d",
+        "Hara's 3D ResNet-34 on 16 frames of the file's own, every 16.",
+        ("hara_r34:align=start,rate=native,stride=16f,tail=drop,spare=1",),
+        "Hara et al. CVPR 2018; github.com/kenshohara/video-classification-3d-cnn-pytorch.",
+        differs="its segments count frames from 1; other networks of the family are given by their names",
+    ),
+    Recipe(
+        "mmaction2_activitynet",
+        "ResNet-50 of temporal segment networks on the middle one of every 16 frames of the file.",
+        ("tsn_rgb_r50:crop_px=256,align=start,start=8f,rate=native,window=1f,stride=16f,tail=pad",),
+        "github.com/open-mmlab/mmaction2, tools/data/activitynet: features of BMN and BSN.",
+        differs="a video of fewer than 9 frames has a row of its last one; the original reads frames from JPEG files "
+        "and resizes them with OpenCV",
+    ),
+    Recipe(
         "mstcn_i3d",
         "I3D on the 21 frames around every frame of the file.",
         ("i3d:num_frames=21,align=centre,rate=native,stride=1f",),
@@ -170,10 +195,14 @@ _ALL = (
     ),
     Recipe(
         "howto100m",
-        "ResNet-152 of the whole frame, one per second.",
-        ("resnet152:frame=whole,align=start,rate=1,stride=1f,tail=pad",),
-        "Miech et al. HowTo100M. ICCV 2019; github.com/antoine77340/video_feature_extractor (2D).",
-        differs="rows are not L2-normalised; of the 3D stream no encoder here has the network",
+        "ResNet-152 of the whole frame, one per second, and 3D ResNeXt-101 on 16 frames at 24 fps, every 16.",
+        (
+            "resnet152:frame=whole,align=start,rate=1,stride=1f,tail=pad",
+            "hara_resnext101:variant=howto100m,align=start,rate=24,stride=16f,tail=cover",
+        ),
+        "Miech et al. HowTo100M. ICCV 2019; github.com/antoine77340/video_feature_extractor.",
+        differs="rows are not L2-normalised; the last clip is filled up with its last frame, where the original has "
+        "black ones, and frames are resized otherwise than by FFmpeg",
         datasets=("howto100m",),
     ),
     Recipe(
