@@ -2,21 +2,26 @@
 
 Same process, same weights, interleaved: each round measures the one, then the other. 1.0 would mean that opening,
 decoding, resizing, batching and writing cost nothing beside the network. `--families` goes through all encoders of
-pictures and sound, one of each file, with small videos.
+pictures and sound, one of each file, with options that make its real network as cheap as it gets, and with as many
+clips of a small video as the bare encoder does in `--budget` seconds.
 
     python benchmarks/extract_efficiency.py
-    python benchmarks/extract_efficiency.py --families --seconds 4 --rounds 1
+    python benchmarks/extract_efficiency.py --families --json families.json
 """
 
 from __future__ import annotations
 
+import math
 import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import click
+import numpy as np
 from made_clips import LARGE, SMALL, Format, save, spread, video_list, write_video
 
 from vidloc.core.grammar import parse_encoder
@@ -27,7 +32,20 @@ from vidloc.pipelines.extract import DEFAULT_STRIDE_S, Selection, extract
 from vidloc.pipelines.extraction.decoding import Arrived, decode_items
 from vidloc.pipelines.extraction.devices import choose_device
 from vidloc.pipelines.extraction.encoders import StreamEncoder, build_encoders
-from vidloc.pipelines.extraction.plan import ItemWork
+from vidloc.pipelines.extraction.item_work import ItemWork
+
+# Of encoders whose published settings take seconds per clip: the smallest frames that their networks are made for, and
+# flow by a RAFT that refines once, since TV-L1 takes seconds for each pair of frames.
+_QUICK_FLOW = "flow=raft_small,flow_weights=random:0,flow_updates=1,"
+CHEAPEST: Mapping[str, str] = {
+    "slowfast_r50": "crop_px=224,",
+    "c2d_r50": "crop_px=224,",
+    "lfb_r50": "crop_px=224,",
+    "fasterrcnn": "min_size=320,",
+    "i3d_flow": f"num_frames=9,{_QUICK_FLOW}",
+    "tsn_flow_bninception": f"frame=crop,{_QUICK_FLOW}",
+}
+FEWEST_CLIPS, MOST_CLIPS = 3, 120
 
 
 def clips_in_memory(target: StreamEncoder, path: Path) -> list[Sample]:
@@ -36,29 +54,29 @@ def clips_in_memory(target: StreamEncoder, path: Path) -> list[Sample]:
 
 
 def families() -> list[str]:
-    """One encoder of each file that reads pictures or sound, with random weights."""
+    """One encoder of each file, with random weights; those that are given a model's folder are left out."""
     by_file: dict[str, str] = {}
     for name, entry in entries("encoders").items():
-        by_file.setdefault(entry.origin, name)
-    return [f"{name}:weights=random:0" for name in sorted(by_file.values())]
+        if not name.endswith(":"):
+            by_file.setdefault(entry.origin, name)
+    return [f"{name}:{CHEAPEST.get(name, '')}weights=random:0" for name in sorted(by_file.values())]
 
 
-def built(encoder_text: str, device: str) -> list[StreamEncoder]:
-    return build_encoders([parse_encoder(encoder_text)], stride_s=DEFAULT_STRIDE_S, device=choose_device(device))
+def built(encoder_text: str, device: str) -> StreamEncoder:
+    (target,) = build_encoders([parse_encoder(encoder_text)], stride_s=DEFAULT_STRIDE_S, device=choose_device(device))
+    return target
 
 
 def can_run(encoder_text: str, device: str) -> bool:
     try:
-        (target,) = build_encoders(
-            [parse_encoder(encoder_text)], stride_s=DEFAULT_STRIDE_S, device=choose_device(device)
-        )
+        target = built(encoder_text, device)
     except VidlocError as error:
-        click.echo(f"{encoder_text} is left out: {error}")
+        click.echo(f"{encoder_text} is left out: {str(error).splitlines()[0]}")
         return False
-    return target.grid is not None
+    return target.rows is not None
 
 
-def bare_rate(encoder: Encoder, clips: list[Sample]) -> float:
+def rate_of(encoder: Encoder, clips: list[Sample]) -> float:
     batch = encoder.preferred_batch()
     begun = time.perf_counter()
     for start in range(0, len(clips), batch):
@@ -66,13 +84,35 @@ def bare_rate(encoder: Encoder, clips: list[Sample]) -> float:
     return len(clips) / (time.perf_counter() - begun)
 
 
+def bare_rate(encoder_text: str, clips: list[Sample], device: str) -> float:
+    """Of an encoder that was called before, though never on these clips, whose flow it would remember."""
+    target = built(encoder_text, device)
+    rate_of(target.encoder, [unlike(clip) for clip in clips[:2]])
+    return rate_of(target.encoder, clips)
+
+
+def unlike(clip: Sample) -> Sample:
+    """The same clip as a negative."""
+    data = np.asarray(clip.data)
+    return replace(clip, data=255 - data if data.dtype == np.uint8 else -data)
+
+
+def seconds_for(encoder_text: str, device: str, budget_s: float, folder: Path) -> float:
+    """Length of a video whose clips keep the bare encoder busy for so long."""
+    target = built(encoder_text, device)
+    path = write_video(folder / "probe.mp4", SMALL, FEWEST_CLIPS * float(DEFAULT_STRIDE_S))
+    clips = clips_in_memory(target, path)
+    rate_of(target.encoder, [unlike(clips[0])])
+    count = math.ceil(budget_s * rate_of(target.encoder, clips))
+    return min(max(count, FEWEST_CLIPS), MOST_CLIPS) * float(DEFAULT_STRIDE_S)
+
+
 def measure(form: Format, encoder_text: str, device: str, seconds: float, rounds: int, folder: Path) -> dict:
     path = write_video(folder / f"{form.height}.mp4", form, seconds)
     videos = video_list(folder, [path])
     plan = parse_encoder(encoder_text)
-    (target,) = built(encoder_text, device)
-    encoder, clips = target.encoder, clips_in_memory(target, path)
-    bare_rate(encoder, clips[:2])
+    target = built(encoder_text, device)
+    clips = clips_in_memory(target, path)
     whole, bare, decode = [], [], []
     for k in range(rounds):
         report = extract(
@@ -81,7 +121,7 @@ def measure(form: Format, encoder_text: str, device: str, seconds: float, rounds
         assert not report.failures, report.failures
         whole.append(report.clips_per_s)
         decode.append((report.timing.decode_s + report.timing.prepare_s) / len(clips))
-        bare.append(bare_rate(encoder, clips))
+        bare.append(bare_rate(encoder_text, clips, device))
     ratios = [one / other for one, other in zip(whole, bare, strict=True)]
     return {
         "encoder": encoder_text,
@@ -100,6 +140,7 @@ def measure(form: Format, encoder_text: str, device: str, seconds: float, rounds
 @click.option("--families", "all_families", is_flag=True, help="One encoder of each file, on the small video.")
 @click.option("--device", default="auto", show_default=True)
 @click.option("--seconds", default=8.0, show_default=True, help="Length of each video; two clips per second.")
+@click.option("--budget", default=8.0, show_default=True, help="With --families: seconds of each bare measurement.")
 @click.option("--rounds", default=3, show_default=True)
 @click.option(
     "--json", "json_path", type=click.Path(path_type=Path), help="Write results with the machine's description."
@@ -110,6 +151,7 @@ def main(
     all_families: bool,
     device: str,
     seconds: float,
+    budget: float,
     rounds: int,
     json_path: Path | None,
 ) -> None:
@@ -118,16 +160,17 @@ def main(
     encoders = [name for name in families() if can_run(name, device)] if all_families else [encoder]
     click.echo(f"on {choose_device(device)}, {rounds} rounds, interleaved")
     click.echo(
-        f"{'encoder':32} {'video':16} {'clips':>5} {'extract clips/s':>16} {'bare clips/s':>13} {'ratio (range)':>22}"
+        f"{'encoder':22} {'video':16} {'clips':>5} {'extract clips/s':>16} {'bare clips/s':>13} {'ratio (range)':>22}"
     )
     with tempfile.TemporaryDirectory() as folder:
         for name in encoders:
+            length = seconds_for(name, device, budget, Path(folder)) if all_families else seconds
             for form in (SMALL,) if all_families else (SMALL, LARGE):
-                row = measure(form, name, device, seconds, rounds, Path(folder))
+                row = measure(form, name, device, length, rounds, Path(folder))
                 rows.append(row)
                 click.echo(
-                    f"{name:32} {row['video']:16} {row['clips']:5} {row['extract_clips_per_s']:16.3f} "
-                    f"{row['bare_clips_per_s']:13.3f} {spread(row['ratios']):>22}"
+                    f"{name.partition(':')[0]:22} {row['video']:16} {row['clips']:5} "
+                    f"{row['extract_clips_per_s']:16.3f} {row['bare_clips_per_s']:13.3f} {spread(row['ratios']):>22}"
                 )
     if json_path is not None:
         save(json_path, command=" ".join(sys.argv), rows=rows)

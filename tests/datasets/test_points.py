@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from vidloc.datasets.segments import TASK
+from vidloc.datasets.own_labels import TASK
 from vidloc.errors import AnnotationError, OptionError
 from vidloc.pipelines.labels import read_labels
 

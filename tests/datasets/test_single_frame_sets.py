@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vidloc.datasets.segments import TASK
+from vidloc.datasets.own_labels import TASK
 from vidloc.datasets.single_frame_sets import NAMES
 from vidloc.errors import AnnotationError
 from vidloc.pipelines.labels import read_labels

@@ -12,7 +12,7 @@ from sklearn.metrics import average_precision_score
 
 from vidloc.core.records import Segment
 from vidloc.core.timeline import Span
-from vidloc.datasets.segments import TASK
+from vidloc.datasets.own_labels import TASK
 from vidloc.errors import OptionError
 from vidloc.metrics.localization import Detections, interpolated_ap, mean_average_precision
 from vidloc.metrics.single_frames import (

@@ -18,10 +18,10 @@ Heads that learn from one frame per segment take these from a file of their own 
 from __future__ import annotations
 
 import math
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, ClassVar
 
 from pydantic import Field
@@ -29,13 +29,12 @@ from pydantic import Field
 from vidloc.core.options import Options
 from vidloc.core.records import Segment
 from vidloc.core.timeline import Span
-from vidloc.datasets.base import Annotations, Dataset, Media
-from vidloc.datasets.media_files import media_files
+from vidloc.datasets.base import Annotations
+from vidloc.datasets.own_labels import TASK, OwnLabels, one_split_each
 from vidloc.datasets.point_files import POINTS_HELP, points_of, read_points
 from vidloc.datasets.tables import read_json, read_table
-from vidloc.errors import AnnotationError, MediaError, OptionError
+from vidloc.errors import AnnotationError, OptionError
 
-TASK = "label"
 _SPLIT_NAMES = {"training": "train", "testing": "test"}
 
 
@@ -69,7 +68,7 @@ class _File:
     durations_s: dict[str, float] = field(default_factory=dict)
 
 
-class Segments(Dataset):
+class Segments(OwnLabels):
     """Reader of one annotation file."""
 
     Options = SegmentsOptions
@@ -79,7 +78,6 @@ class Segments(Dataset):
         "objects": ("fasterrcnn",),
         "text": ("text",),
     }
-    eval_split: ClassVar[str] = "test"
     options: SegmentsOptions
 
     def read(self, annotations: Path | None) -> Annotations:
@@ -106,28 +104,14 @@ class Segments(Dataset):
             own = read_points(Path(self.options.points))
             points = points_of(own, classes, item_splits, task=TASK)
             digests[own.path.name] = own.sha256
-        return Annotations(
-            dataset=self.name,
-            classes={TASK: classes},
-            splits={name: tuple(segments) for name, segments in splits.items()},
-            items=tuple(sorted(item_splits)),
+        return self.described(
+            {name: tuple(segments) for name, segments in splits.items()},
+            item_splits,
+            classes=classes,
             sha256=digests,
-            durations_s=file.durations_s,
             points=points,
-            split_items={name: tuple(sorted(i for i, s in item_splits.items() if s == name)) for name in splits},
-            protocol="segments",
+            durations_s=file.durations_s,
         )
-
-    def find_media(self, root: Path, annotations: Annotations | None) -> Media:
-        """Files below `root` that the item ids name.
-
-        Raises:
-            OptionError: without annotations there are no ids to look for.
-            MediaError: no such folder, or an id fits two files.
-        """
-        if annotations is None:
-            raise OptionError("--dataset segments needs --annotations FILE; for a bare folder use --dataset folder.")
-        return media_named(root, annotations.items)
 
     def _item_splits(self, file: _File, digests: dict[str, str]) -> dict[str, str]:
         """Split of every item."""
@@ -138,14 +122,7 @@ class Segments(Dataset):
             stated = [(f"{path}, line {r.line}", r.text("item_id"), r.text("split")) for r in table.rows]
         else:
             stated = [(line.where, line.item_id, line.split or "train") for line in file.lines]
-        splits: dict[str, str] = {}
-        for where, item, written in stated:
-            split = _SPLIT_NAMES.get(written, written)
-            if splits.setdefault(item, split) != split:
-                raise AnnotationError(
-                    f"{where}: item {item!r} is in split {split!r}, but it was in {splits[item]!r} before. "
-                    "An item belongs to one split, else training would see test videos."
-                )
+        splits = one_split_each((where, item, _SPLIT_NAMES.get(split, split)) for where, item, split in stated)
         for line in file.lines:
             if line.item_id not in splits:
                 raise AnnotationError(
@@ -155,36 +132,6 @@ class Segments(Dataset):
 
 
 DATASET = Segments
-
-
-def media_named(root: Path, items: Sequence[str]) -> Media:
-    """Files below `root` by the ids that name them.
-
-    An id names a file by its path below the root, that path without extension, its file name, or that without
-    extension; the first of these that fits any file decides.
-
-    Raises:
-        MediaError: no such folder, or an id fits two files.
-    """
-    files = media_files(root)
-    names = _names(files.paths)
-    taken: dict[str, str] = {}
-    for item in items:
-        fitting = next((level[item] for level in names if item in level), [])
-        if len(fitting) > 1:
-            raise MediaError(
-                f"item {item!r} fits two files below {root}: {fitting[0]} and {fitting[1]}. "
-                "Use their paths below the root as item ids."
-            )
-        if fitting:
-            taken[item] = fitting[0]
-    ignored = dict(files.ignored)
-    ignored |= {name: "no item of the annotations names it" for name in files.paths if name not in taken.values()}
-    return Media(
-        paths={item: files.paths[name] for item, name in taken.items()},
-        missing=tuple(item for item in items if item not in taken),
-        ignored=dict(sorted(ignored.items())),
-    )
 
 
 def _read_csv(path: Path) -> tuple[_File, str]:
@@ -287,13 +234,3 @@ def _segments(file: _File, classes: tuple[str, ...]) -> Iterator[Segment]:
 def _split_order(name: str) -> tuple[int, str]:
     known = ("train", "validation", "test")
     return (known.index(name) if name in known else len(known), name)
-
-
-def _names(paths: Mapping[str, Path]) -> tuple[dict[str, list[str]], ...]:
-    """For each way an id may name a file: files by id."""
-    levels: tuple[defaultdict[str, list[str]], ...] = tuple(defaultdict(list) for _ in range(4))
-    for name in paths:
-        path = PurePosixPath(name)
-        for level, key in zip(levels, (name, str(path.with_suffix("")), path.name, path.stem), strict=True):
-            level[key].append(name)
-    return tuple(dict(level) for level in levels)

@@ -29,8 +29,9 @@ from pydantic import Field
 from vidloc.core.options import Options
 from vidloc.core.records import Point, Segment
 from vidloc.datasets.base import Annotations, Dataset, Media
+from vidloc.datasets.own_labels import TASK, media_named
 from vidloc.datasets.point_files import POINTS_HELP, points_of, read_points
-from vidloc.datasets.segments import TASK, Segments, SegmentsOptions, media_named
+from vidloc.datasets.segments import Segments, SegmentsOptions
 from vidloc.datasets.tables import Row, read_table
 from vidloc.errors import AnnotationError
 

@@ -23,9 +23,10 @@ from vidloc.pipelines.extraction.devices import choose_devices
 from vidloc.pipelines.extraction.encoders import StreamLayout, build_encoders, check_encoders, preview_encoders
 from vidloc.pipelines.extraction.in_process import run_in_process
 from vidloc.pipelines.extraction.interrupts import Interrupts
+from vidloc.pipelines.extraction.item_work import ItemWork
 from vidloc.pipelines.extraction.items import Items, Selection, find_items
 from vidloc.pipelines.extraction.layout import DEFAULT_STRIDE_S
-from vidloc.pipelines.extraction.plan import ExtractPlan, ItemWork, make_plan
+from vidloc.pipelines.extraction.plan import ExtractPlan, make_plan
 from vidloc.pipelines.extraction.progress import Progress, Silent
 from vidloc.pipelines.extraction.report import ExtractReport, Timing
 from vidloc.pipelines.extraction.segment_views import SegmentLayout, Views

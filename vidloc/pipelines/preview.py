@@ -34,8 +34,8 @@ from vidloc.pipelines.extraction.batching import Batcher
 from vidloc.pipelines.extraction.decoding import Arrived, TrackEnd, decode_items
 from vidloc.pipelines.extraction.devices import choose_devices
 from vidloc.pipelines.extraction.encoders import StreamEncoder, build_encoders
+from vidloc.pipelines.extraction.item_work import work_of
 from vidloc.pipelines.extraction.items import Items
-from vidloc.pipelines.extraction.plan import work_of
 from vidloc.pipelines.extraction.report import reason_of
 from vidloc.pipelines.extraction.segment_views import SegmentClips, Views
 from vidloc.pipelines.previews.rows import Box, ShownRow, Spread

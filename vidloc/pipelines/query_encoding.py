@@ -23,8 +23,8 @@ from vidloc.pipelines.extraction.batching import Batcher, Encoded
 from vidloc.pipelines.extraction.decoding import Arrived, TrackEnd, decode_items
 from vidloc.pipelines.extraction.devices import choose_device
 from vidloc.pipelines.extraction.encoders import StreamEncoder, build_encoders
+from vidloc.pipelines.extraction.item_work import ItemWork
 from vidloc.pipelines.extraction.layout import DEFAULT_STRIDE_S, words_of
-from vidloc.pipelines.extraction.plan import ItemWork
 from vidloc.retrieval.vectors import FIELD, Vectors, vectors_of
 from vidloc.stores.base import StreamSpec
 

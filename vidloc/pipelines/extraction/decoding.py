@@ -24,8 +24,8 @@ from vidloc.extract.frames import PictureRows, PlannedRows, VideoPass, VideoRepo
 from vidloc.extract.sound import AudioPass, AudioReport, AudioWants, SoundRows
 from vidloc.extract.track_times import TrackTimes, track_times
 from vidloc.pipelines.extraction.encoders import StreamEncoder
+from vidloc.pipelines.extraction.item_work import ItemWork
 from vidloc.pipelines.extraction.layout import RowLayout
-from vidloc.pipelines.extraction.plan import ItemWork
 from vidloc.pipelines.extraction.report import reason_of
 from vidloc.pipelines.extraction.segment_views import SegmentClips, SegmentLayout
 from vidloc.stores.tables import WITH_ROWS

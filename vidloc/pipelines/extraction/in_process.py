@@ -9,7 +9,7 @@ from vidloc.pipelines.extraction.decoding import Arrived, Ended, decode_items, s
 from vidloc.pipelines.extraction.encoders import StreamEncoder
 from vidloc.pipelines.extraction.encoding import Encoding, Finished, Piece
 from vidloc.pipelines.extraction.interrupts import Interrupts
-from vidloc.pipelines.extraction.plan import ItemWork
+from vidloc.pipelines.extraction.item_work import ItemWork
 from vidloc.pipelines.extraction.progress import Progress
 from vidloc.pipelines.extraction.report import Timing
 from vidloc.pipelines.extraction.session import Session

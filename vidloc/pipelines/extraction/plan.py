@@ -8,71 +8,27 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from fractions import Fraction
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
-from pydantic import JsonValue
 
-from vidloc.core.numbered_pictures import FlowPictures, FrameRate
-from vidloc.core.records import ItemInfo, Narration, Segment
+from vidloc.core.numbered_pictures import FrameRate
 from vidloc.errors import MediaError
 from vidloc.extract import media
 from vidloc.extract.track_times import TrackTimes, track_times
 from vidloc.pipelines.extraction.encoders import StreamLayout
+from vidloc.pipelines.extraction.item_work import ItemWork, work_of
 from vidloc.pipelines.extraction.items import Items
 from vidloc.pipelines.extraction.layout import RowLayout
 from vidloc.pipelines.extraction.report import Outcome, duration, named
 from vidloc.pipelines.extraction.segment_views import KEY_FIELD, SegmentLayout
-from vidloc.stores.base import FeatureStore, ItemEntry, StreamSpec
+from vidloc.pipelines.extraction.stream_plan import StreamPlan
+from vidloc.stores.base import FeatureStore, ItemEntry
 
 # Headers read to estimate the work; of more videos, evenly spread ones stand for all.
 _MAX_PROBED = 256
 _PROBING_THREADS = 8
-
-
-@dataclass(frozen=True)
-class ItemWork:
-    """One item, and the streams that lack it.
-
-    Attributes:
-        path: its file; `None` for items of text or released flow alone.
-        info: what an earlier run found of it.
-        narrations: its sentences, for text streams.
-        segments: its annotated segments, for streams of a row per segment.
-        frame_rate: that of numbered pictures, of which `path` is the folder or tar archive.
-        flow: its released flow, where a stream is made of that.
-    """
-
-    item_id: str
-    path: Path | None
-    streams: tuple[str, ...]
-    info: ItemInfo | None = None
-    narrations: tuple[Narration, ...] = ()
-    segments: tuple[Segment, ...] = ()
-    frame_rate: FrameRate | None = None
-    flow: FlowPictures | None = None
-
-
-@dataclass(frozen=True)
-class StreamPlan:
-    """What one stream will get.
-
-    Attributes:
-        num_items: items to do.
-        num_rows: estimated rows; exact for text and for rows per segment.
-        dense_bytes_per_row: bytes of the fields that every row has once.
-        ragged_bytes: bytes per entry, by ragged axis (the regions of a frame); how many there will be is not known.
-        num_samples: what the encoder is fed for those rows: one each, or all views of a segment.
-    """
-
-    spec: StreamSpec
-    num_items: int
-    num_rows: int
-    dense_bytes_per_row: int
-    ragged_bytes: Mapping[str, int]
-    num_samples: int
 
 
 @dataclass(frozen=True)
@@ -141,7 +97,7 @@ class ExtractPlan:
                 for item in self.work
                 if item.flow is not None
             },
-            "streams": {plan.spec.name: _stream_json(plan) for plan in self.streams},
+            "streams": {plan.spec.name: plan.as_json() for plan in self.streams},
             "notes": list(self.notes),
             "missing_weights": dict(self.missing_weights),
         }
@@ -164,7 +120,7 @@ class ExtractPlan:
         text += _rate_lines("Numbered pictures", [i.frame_rate for i in self.work if i.frame_rate is not None])
         text += _rate_lines("Released flow", [i.flow.rate for i in self.work if i.flow is not None])
         for plan in self.streams:
-            text += _stream_lines(plan, self.fps, missing=plan.spec.name in self.missing_weights)
+            text += plan.lines(self.fps, missing=plan.spec.name in self.missing_weights)
         if self.video_s is not None and self.work:
             basis = f"the headers of {self.num_probed} files" if self.num_probed else "the annotations"
             text.append(
@@ -224,25 +180,6 @@ def make_plan(
         fps=lengths.fps,
         notes=items.notes,
         missing_weights=missing_weights,
-    )
-
-
-def work_of(items: Items, item_id: str, streams: tuple[str, ...], info: ItemInfo | None = None) -> ItemWork:
-    """One item, with all that is known of it before it is decoded.
-
-    Args:
-        streams: those to be made.
-        info: what an earlier run found of it.
-    """
-    return ItemWork(
-        item_id,
-        items.paths.get(item_id),
-        streams,
-        info,
-        items.narrations.get(item_id, ()),
-        items.segments.get(item_id, ()),
-        items.frame_rates.get(item_id),
-        items.flows.get(item_id),
     )
 
 
@@ -363,101 +300,8 @@ def _stream_plan(encoder: StreamLayout, work: Sequence[ItemWork], items: Items, 
     return StreamPlan(encoder.spec, len(mine), rows, dense, ragged, rows if num_samples is None else num_samples)
 
 
-def _stream_json(plan: StreamPlan) -> dict[str, Any]:
-    spec = plan.spec
-    return {
-        "encoder": spec.encoder,
-        "items": plan.num_items,
-        "rows": plan.num_rows,
-        "bytes": plan.num_rows * plan.dense_bytes_per_row,
-        "bytes_per_entry": dict(plan.ragged_bytes),
-        "sampling": dict(spec.sampling),
-        "weights": spec.weights,
-        "weights_sha256": spec.weights_sha256,
-        "licence": spec.source.licence,
-        "fields": {name: f.model_dump(mode="json") for name, f in spec.fields.items()},
-    }
-
-
-def _stream_lines(plan: StreamPlan, fps: Fraction | None, *, missing: bool) -> list[str]:
-    spec = plan.spec
-    stored = ", ".join(f"{name}{f}" for name, f in spec.fields.items())
-    halved = any(f.dtype == "float16" for f in spec.fields.values())
-    size = f", {plan.num_rows * plan.dense_bytes_per_row / 1e6:,.1f} MB" if plan.dense_bytes_per_row else ""
-    size += "".join(f", and {size:,} bytes per entry of {axis}" for axis, size in plan.ragged_bytes.items() if size > 1)
-    text = [
-        f"  {spec.name} ({spec.encoder}): {plan.num_items} items, about {plan.num_rows:,} rows{size}",
-        f"    {_window(spec, fps)}",
-        f"    stored as {stored}" + (" (option dtype=float32 keeps full precision)" if halved else ""),
-    ]
-    if spec.weights_sha256.startswith("random:"):
-        text.append(
-            f"    WEIGHTS ARE RANDOM ({spec.weights_sha256}): an untrained network, good for trying things out."
-        )
-    elif spec.weights_sha256:
-        text.append(f"    weights {spec.weights} (sha256 {spec.weights_sha256[:12]}); licence: {_licence(spec)}")
-    elif missing:
-        text.append(f"    WEIGHTS ARE MISSING, see below; licence: {_licence(spec)}")
-    flow = spec.preprocessing.get("flow")
-    return [*text, _flow_line(flow)] if isinstance(flow, Mapping) else text
-
-
 def _rate_lines(what: str, rates: Sequence[FrameRate]) -> list[str]:
     counted = Counter((rate.fps, rate.basis) for rate in rates)
     return [
         f"{what}: {count} items at {float(fps):.6g} fps ({basis})." for (fps, basis), count in counted.most_common()
     ]
-
-
-def _flow_line(flow: Mapping[str, JsonValue]) -> str:
-    if "bound_px" in flow:
-        return f"    optical flow as released, white being {flow['bound_px']:g} pixels"
-    sha256 = str(flow.get("weights_sha256", ""))
-    if sha256.startswith("random:"):
-        return f"    optical flow by {flow['algorithm']}, WHOSE WEIGHTS ARE RANDOM ({sha256})"
-    learned = f", weights {flow['weights']} (sha256 {sha256[:12]}); licence: {flow['licence']}" if sha256 else ""
-    return f"    optical flow by {flow['algorithm']}{learned}"
-
-
-def _licence(spec: StreamSpec) -> str:
-    return spec.source.licence or "not stated"
-
-
-def _window(spec: StreamSpec, fps: Fraction | None) -> str:
-    """Window and stride in seconds and in frames, and where rows begin and end."""
-    rule = spec.sampling
-    if rule["align"] == "annotations":
-        return "one row per annotated sentence"
-    if rule["align"] == "segments":
-        of_clip = f" of {float(Fraction(str(rule['window_s']))):.4g} s" if "window_s" in rule else ""
-        return f"one row per annotated segment: views {rule['views']} (clips{of_clip} along it x crops of each)"
-    rate = fps if rule.get("rate_fps") == "native" else Fraction(str(rule["rate_fps"])) if "rate_fps" in rule else fps
-    stride, window = (_length(rule, name, rate) for name in ("stride", "window"))
-    if "num_samples" in rule:
-        text = f"windows of {window[0]} ({rule['num_samples']} samples at {rule['sample_rate_hz']} Hz)"
-    elif rule["num_frames"] == 1:
-        text = "one frame"
-    else:
-        inside = f" from {window[1]}" if window[1] not in ("", str(rule["num_frames"])) else ""
-        after = f" and {rule['frames_after_window']} after" if "frames_after_window" in rule else ""
-        apart = f", {_length(rule, 'step', rate)[0]} apart" if {"step_s", "step_frames"} & rule.keys() else ""
-        text = f"windows of {window[0]} ({rule['num_frames']} frames{inside}{after}{apart})"
-    text += f" every {stride[0]}"
-    if rate is not None and stride[1]:
-        text += f" ({stride[1]} frames at {float(rate):.4g} fps)"
-    if "rate_fps" in rule:
-        text += "; rate: the file's own" if rule["rate_fps"] == "native" else f"; rate: {rule['rate_fps']} fps"
-    if rule["align"] == "start":
-        begin = str(rule.get("start_s", rule.get("start_frames")))
-        text += "; from the start" if begin == "0" else f"; from {begin}{' s' if 'start_s' in rule else ' frames'}"
-        text += f", tail: {rule['tail']}"
-    return text
-
-
-def _length(rule: Mapping[str, JsonValue], name: str, fps: Fraction | None) -> tuple[str, str]:
-    """Window or stride in seconds with their unit, and as a number of frames, empty where no rate is known."""
-    if f"{name}_frames" not in rule:
-        seconds = Fraction(str(rule[f"{name}_s"]))
-        return f"{float(seconds):.4g} s", f"{float(seconds * fps):.4g}" if fps else ""
-    frames = Fraction(str(rule[f"{name}_frames"]))
-    return (f"{float(frames / fps):.4g} s", f"{float(frames):g}") if fps else (f"{float(frames):g} frames", "")

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from vidloc.core.records import ItemInfo
 from vidloc.pipelines.extraction.encoding import Finished, Piece, StreamEnd
-from vidloc.pipelines.extraction.plan import ItemWork
+from vidloc.pipelines.extraction.item_work import ItemWork
 from vidloc.pipelines.extraction.report import Outcome
 from vidloc.stores.base import FeatureWriter
 from vidloc.stores.tables import WITH_ROWS

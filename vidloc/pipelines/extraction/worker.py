@@ -26,7 +26,7 @@ from vidloc.pipelines.extraction.decoding import Arrived, decode_items, size_of
 from vidloc.pipelines.extraction.encoders import StreamEncoder, StreamLayout, build_encoders
 from vidloc.pipelines.extraction.encoding import Encoding, Finished, Piece
 from vidloc.pipelines.extraction.in_process import AHEAD_BYTES, BEHIND_BYTES, POLL_S, row_bytes
-from vidloc.pipelines.extraction.plan import ItemWork
+from vidloc.pipelines.extraction.item_work import ItemWork
 from vidloc.pipelines.extraction.report import Timing, reason_of
 from vidloc.pipelines.extraction.segment_views import Views
 

@@ -38,7 +38,7 @@ from vidloc.pipelines.extraction.encoders import StreamLayout
 from vidloc.pipelines.extraction.encoding import MAX_UNDER_WAY, Finished, Piece
 from vidloc.pipelines.extraction.in_process import POLL_S
 from vidloc.pipelines.extraction.interrupts import Interrupts
-from vidloc.pipelines.extraction.plan import ItemWork
+from vidloc.pipelines.extraction.item_work import ItemWork
 from vidloc.pipelines.extraction.progress import Progress
 from vidloc.pipelines.extraction.report import Timing, named
 from vidloc.pipelines.extraction.segment_views import Views

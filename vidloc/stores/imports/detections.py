@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -20,30 +19,19 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from vidloc.core.records import Kind, Source
+from vidloc.core.records import Source
 from vidloc.core.rows import Rows
 from vidloc.errors import OptionError, StoreError
-from vidloc.stores.base import TimelineKind
 from vidloc.stores.imports.array_files import read_objects
-from vidloc.stores.imports.base import (
-    Content,
-    FolderOptions,
-    ItemFacts,
-    Layout,
-    Listing,
-    PickleOptions,
-    StreamOptions,
-    must_allow_pickle,
-)
-from vidloc.stores.imports.names import Files, NamePattern, find_files
-from vidloc.stores.imports.timing import FrameOptions, FrameRule
+from vidloc.stores.imports.base import Content, ItemFacts, StreamOptions
+from vidloc.stores.imports.file_per_item import PickledFrames, PickledFramesOptions
 
 _SIZE = re.compile(r"(\d{1,5})x(\d{1,5})", re.ASCII)
 _COLUMNS = 6
 _MAX_CLASS = 2**31
 
 
-class DetectionsOptions(FolderOptions, PickleOptions, FrameOptions):
+class DetectionsOptions(PickledFramesOptions):
     """Options of detections per frame."""
 
     image_size: str = Field(
@@ -53,12 +41,11 @@ class DetectionsOptions(FolderOptions, PickleOptions, FrameOptions):
     )
 
 
-class Detections(Layout):
+class Detections(PickledFrames):
     """Reader of detections per frame."""
 
     Options = DetectionsOptions
-    kind: ClassVar[Kind] = "objects"
-    timeline: ClassVar[TimelineKind] = "spans"
+    suffixes = (".npy",)
     source: ClassVar[Source] = Source(
         paper="Furnari and Farinella, Rolling-Unrolling LSTMs, TPAMI 2021",
         code="https://github.com/fpv-iplab/rulstm",
@@ -68,27 +55,12 @@ class Detections(Layout):
 
     def __init__(self, path: Path, options: Any, facts: Mapping[str, ItemFacts], *, name: str) -> None:
         super().__init__(path, options, facts, name=name)
-        must_allow_pickle(self.options, path)
-        self._pattern = NamePattern(self.options.ids)
-        self._rule = FrameRule(options, layout=name, fps_by_item=any(fact.fps for fact in facts.values()))
         self._size = _parsed_size(self.options.image_size)
         if self._size is None and not any(fact.width_px for fact in facts.values()):
             raise OptionError(
                 f"layout {name!r} has boxes in pixels and does not say of which frames: add --image-size (1920x1080), "
                 "or --facts FILE.csv with the columns item_id,width_px,height_px."
             )
-
-    @cached_property
-    def _found(self) -> Files:
-        return find_files(self.path, (".npy",), self._pattern, follow_links=self.options.follow_links)
-
-    def items(self) -> Listing:
-        """One item per file."""
-        return Listing(tuple(self._found.paths), self._found.ignored)
-
-    def files(self, item_id: str) -> tuple[Path, ...]:
-        """The item's file."""
-        return (self._found.paths[item_id],)
 
     def read(self, item_id: str, stream: StreamOptions) -> Content:
         """Boxes of every frame, best first, over width and height."""
@@ -108,8 +80,7 @@ class Detections(Layout):
             scores=[table[:, 5].astype(np.float32) for table in frames],
             labels=[table[:, 0].astype(np.int32) - 1 for table in frames],
         )
-        numbers = np.arange(len(frames), dtype=np.int64) + self.options.first_frame
-        return Content(rows, self._rule.spans(numbers, facts))
+        return self.content(item_id, rows)
 
 
 def _parsed_size(text: str) -> tuple[int, int] | None:

@@ -11,68 +11,32 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vidloc.core.plain_pickle import read_plain_pickle
-from vidloc.core.records import Kind, Source
+from vidloc.core.records import Source
 from vidloc.core.rows import Rows
 from vidloc.errors import StoreError
-from vidloc.stores.base import TimelineKind
-from vidloc.stores.imports.base import (
-    Content,
-    FolderOptions,
-    ItemFacts,
-    Layout,
-    Listing,
-    PickleOptions,
-    StreamOptions,
-    must_allow_pickle,
-)
-from vidloc.stores.imports.names import Files, NamePattern, find_files
+from vidloc.stores.imports.base import Content, StreamOptions
+from vidloc.stores.imports.file_per_item import PickledFrames, PickledFramesOptions
 from vidloc.stores.imports.proto_wire import Value, fields_of_message
-from vidloc.stores.imports.timing import FrameOptions, FrameRule
 
 _STATES, _SIDES = 5, 2
 
 
-class HandObjectsOptions(FolderOptions, PickleOptions, FrameOptions):
-    """Options of messages per frame."""
-
-
-class HandObjects(Layout):
+class HandObjects(PickledFrames):
     """Reader of messages per frame."""
 
-    Options = HandObjectsOptions
-    kind: ClassVar[Kind] = "objects"
-    timeline: ClassVar[TimelineKind] = "spans"
+    suffixes = (".pkl",)
     source: ClassVar[Source] = Source(
         paper="Shan et al., Understanding Human Hands in Contact at Internet Scale, CVPR 2020",
         code="https://github.com/epic-kitchens/epic-kitchens-100-hand-object-bboxes",
     )
-    options: HandObjectsOptions
-
-    def __init__(self, path: Path, options: Any, facts: Mapping[str, ItemFacts], *, name: str) -> None:
-        super().__init__(path, options, facts, name=name)
-        must_allow_pickle(self.options, path)
-        self._pattern = NamePattern(self.options.ids)
-        self._rule = FrameRule(options, layout=name, fps_by_item=any(fact.fps for fact in facts.values()))
-
-    @cached_property
-    def _found(self) -> Files:
-        return find_files(self.path, (".pkl",), self._pattern, follow_links=self.options.follow_links)
-
-    def items(self) -> Listing:
-        """One item per file."""
-        return Listing(tuple(self._found.paths), self._found.ignored)
-
-    def files(self, item_id: str) -> tuple[Path, ...]:
-        """The item's file."""
-        return (self._found.paths[item_id],)
+    options: PickledFramesOptions
 
     def read(self, item_id: str, stream: StreamOptions) -> Content:
         """Hands and objects of every frame, in the files' order."""
@@ -96,8 +60,7 @@ class HandObjects(Layout):
             boxes=[_boxes(frame.objects) for frame in frames],
             scores=[np.array([found.score for found in frame.objects], np.float32) for frame in frames],
         )
-        numbers = np.arange(len(frames), dtype=np.int64) + self.options.first_frame
-        return Content(Rows.joined(hands, objects), self._rule.spans(numbers, self.facts_of(item_id)))
+        return self.content(item_id, Rows.joined(hands, objects))
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,6 @@ UCF-Crime in 32 parts, ActivityNet rescaled to 100).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -22,16 +21,8 @@ from pydantic import Field
 
 from vidloc.core.records import Source
 from vidloc.stores.imports.array_files import read_array
-from vidloc.stores.imports.base import (
-    Content,
-    FolderOptions,
-    ItemFacts,
-    Layout,
-    Listing,
-    StreamOptions,
-    dense,
-)
-from vidloc.stores.imports.names import Files, NamePattern, find_files
+from vidloc.stores.imports.base import Content, FolderOptions, ItemFacts, StreamOptions, dense
+from vidloc.stores.imports.file_per_item import FilePerItem
 from vidloc.stores.imports.timing import GridOptions, GridRule
 
 
@@ -41,7 +32,7 @@ class NpyOptions(FolderOptions, GridOptions):
     transpose: bool = Field(default=False, description="Arrays are (width, rows), as MS-TCN keeps them.")
 
 
-class Npy(Layout):
+class Npy(FilePerItem):
     """Reader of folders of arrays."""
 
     Options = NpyOptions
@@ -54,20 +45,7 @@ class Npy(Layout):
 
     def __init__(self, path: Path, options: Any, facts: Mapping[str, ItemFacts], *, name: str) -> None:
         super().__init__(path, options, facts, name=name)
-        self._pattern = NamePattern(self.options.ids)
         self._rule = GridRule(options, layout=name, fps_by_item=any(fact.fps for fact in facts.values()))
-
-    @cached_property
-    def _found(self) -> Files:
-        return find_files(self.path, self.suffixes, self._pattern, follow_links=self.options.follow_links)
-
-    def items(self) -> Listing:
-        """One item per file."""
-        return Listing(tuple(self._found.paths), self._found.ignored)
-
-    def files(self, item_id: str) -> tuple[Path, ...]:
-        """The item's file."""
-        return (self._found.paths[item_id],)
 
     def read(self, item_id: str, stream: StreamOptions) -> Content:
         """The file's rows on the grid."""
