@@ -38,6 +38,7 @@ from vidloc.pipelines.extraction.item_work import ItemWork
 # flow by a RAFT that refines once, since TV-L1 takes seconds for each pair of frames.
 _QUICK_FLOW = "flow=raft_small,flow_weights=random:0,flow_updates=1,"
 CHEAPEST: Mapping[str, str] = {
+    "resnet50": "",
     "slowfast_r50": "crop_px=224,",
     "c2d_r50": "crop_px=224,",
     "lfb_r50": "crop_px=224,",
@@ -57,9 +58,12 @@ def families() -> list[str]:
     """One encoder of each file, with random weights; those that are given a model's folder are left out."""
     by_file: dict[str, str] = {}
     for name, entry in entries("encoders").items():
-        if not name.endswith(":"):
+        if name in CHEAPEST:
+            by_file[entry.origin] = name
+        elif not name.endswith(":"):
             by_file.setdefault(entry.origin, name)
-    return [f"{name}:{CHEAPEST.get(name, '')}weights=random:0" for name in sorted(by_file.values())]
+    # Numbers of untrained residual networks are larger than float16 holds.
+    return [f"{name}:{CHEAPEST.get(name, '')}dtype=float32,weights=random:0" for name in sorted(by_file.values())]
 
 
 def built(encoder_text: str, device: str) -> StreamEncoder:
