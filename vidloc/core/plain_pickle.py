@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import math
 import mmap
-import pickletools
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -29,6 +28,7 @@ from typing import Any, ClassVar, Literal, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
+from vidloc.core.pickle_instructions import INSTRUCTIONS, UNKNOWN
 from vidloc.errors import PickleError
 
 Strings = Literal["latin1", "bytes"]
@@ -44,8 +44,6 @@ _CONSTANTS: Mapping[str, Any] = {"NONE": None, "NEWTRUE": True, "NEWFALSE": Fals
 _EMPTY: Mapping[str, type[Any]] = {"EMPTY_LIST": list, "EMPTY_DICT": dict}
 _SHORT_TUPLES: Mapping[str, int] = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 _SIMPLE = (str, bytes, int, float, type(None), np.generic)  # bool is an int
-_ESCAPE = re.compile(rb"\\(x[0-9a-fA-F]{2}|.?)", re.DOTALL)
-_ESCAPED = {b"\\": b"\\", b"'": b"'", b'"': b'"', b"n": b"\n", b"r": b"\r", b"t": b"\t"}
 
 # Names that a file may mention, and what each stands for here.
 _MEANINGS: Mapping[tuple[str, str], str] = {
@@ -61,13 +59,6 @@ _MEANINGS: Mapping[tuple[str, str], str] = {
     ("_codecs", "encode"): "bytes of latin-1 text",
     ("builtins", "bytes"): "empty bytes",
     ("__builtin__", "bytes"): "empty bytes",
-}
-_FORBIDDEN: Mapping[str, str] = {
-    **dict.fromkeys(("INST", "OBJ", "NEWOBJ", "NEWOBJ_EX"), "an object of some class"),
-    **dict.fromkeys(("EXT1", "EXT2", "EXT4"), "an entry of copyreg's extension registry"),
-    **dict.fromkeys(("PERSID", "BINPERSID"), "an object kept outside the file"),
-    **dict.fromkeys(("NEXT_BUFFER", "READONLY_BUFFER"), "a buffer kept outside the file"),
-    **dict.fromkeys(("EMPTY_SET", "ADDITEMS", "FROZENSET"), "a set"),
 }
 
 
@@ -144,9 +135,8 @@ class _Machine:
     def run(self) -> Any:
         """Walk all instructions."""
         try:
-            while (name := self._step()) != "STOP":
-                if name == "":
-                    self._refuse("an instruction that pickle does not have")
+            while self._step() != "STOP":
+                pass
             result = self._stack.pop()
         except (IndexError, KeyError, ValueError, TypeError, OverflowError, MemoryError) as error:
             if isinstance(error, PickleError):
@@ -162,9 +152,10 @@ class _Machine:
         code = self._source.read(1)
         if not code:
             raise ValueError("it ends before its last instruction")
-        name, reader = _READERS.get(code.decode("latin-1"), ("", None))
-        if name in _FORBIDDEN:
-            self._refuse(_FORBIDDEN[name])
+        instruction = INSTRUCTIONS.get(code, UNKNOWN)
+        if instruction.refused:
+            self._refuse(instruction.refused)
+        name, reader = instruction.name, instruction.reader
         value = reader(self._source) if reader else None
         if name in _CONSTANTS:
             self._stack.append(_CONSTANTS[name])
@@ -481,37 +472,6 @@ def _nested(items: list[Any], shape: Sequence[int]) -> Any:
     if len(shape) == 1:
         return list(items)
     return [_nested(items[k * part : (k + 1) * part], shape[1:]) for k in range(shape[0])]
-
-
-def _line(source: mmap.mmap) -> bytes:
-    line = source.readline()
-    if not line.endswith(b"\n"):
-        raise ValueError("a line without its end")
-    return line[:-1]
-
-
-def _read_global(source: mmap.mmap) -> tuple[str, str]:
-    return _line(source).decode("ascii"), _line(source).decode("ascii")
-
-
-def _read_quoted(source: mmap.mmap) -> str:
-    # Python 2's repr of its str, whose bytes beyond ASCII pickletools would refuse.
-    text = _line(source)
-    if len(text) < 2 or text[:1] not in (b"'", b'"') or text[-1:] != text[:1]:
-        raise ValueError("a text without its quotes")
-    return _ESCAPE.sub(_unescaped, text[1:-1]).decode("latin-1")
-
-
-def _unescaped(escape: re.Match[bytes]) -> bytes:
-    code = escape[1]
-    return bytes([int(code[1:], 16)]) if len(code) == 3 else _ESCAPED[code]
-
-
-_READERS: Mapping[str, tuple[str, Callable[[Any], Any] | None]] = {
-    **{op.code: (op.name, op.arg.reader if op.arg else None) for op in pickletools.opcodes},
-    "S": ("STRING", _read_quoted),
-    "c": ("GLOBAL", _read_global),
-}
 
 
 def _kind(value: Any) -> str:
