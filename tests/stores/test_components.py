@@ -59,7 +59,7 @@ def test_components_are_those_of_an_exact_fit(filled, tmp_path):
 
 def test_a_fit_in_pieces_is_near_the_exact_one(filled, tmp_path, monkeypatch):
     monkeypatch.setattr("vidloc.stores.components._BATCH_VECTORS", 16)
-    monkeypatch.setattr("vidloc.stores.derivations._BLOCK_VALUES", 60)
+    monkeypatch.setattr("vidloc.stores.row_operations.BLOCK_VALUES", 60)
     report = add_fitted(filled, "clip", "small", 3, save=tmp_path / "pca")
     exact = PCA(3, svd_solver="full").fit(rows_of(filled, "clip").astype(np.float64))
     np.testing.assert_allclose(report.components.mean, exact.mean_, atol=1e-9)

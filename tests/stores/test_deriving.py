@@ -272,7 +272,8 @@ def test_blocks_of_any_size_give_the_same_rows(filled, monkeypatch):
     texts = ("{}=mean(maps)", "{}=pool(clip,stride=1)", "{}=concat(clip,sound)", "{}=normalise(maps,how=standard)")
     for k, text in enumerate(texts):
         made(filled, text.format(f"whole{k}"))
-    monkeypatch.setattr("vidloc.stores.derivations._BLOCK_VALUES", 20)
+    for module in ("derivations", "row_operations"):
+        monkeypatch.setattr(f"vidloc.stores.{module}.BLOCK_VALUES", 20)
     for k, text in enumerate(texts):
         made(filled, text.format(f"cut{k}"))
     with open_store(filled) as store:

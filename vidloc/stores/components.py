@@ -24,11 +24,11 @@ from pydantic import Field
 from vidloc.core.options import Options
 from vidloc.errors import OptionError, WeightsError
 from vidloc.stores.base import FeatureStore, StreamSpec, open_store
-from vidloc.stores.derivations import Parent, RowByRow, dense_field, vector_blocks
 from vidloc.stores.deriving import DeriveReport, spec_of, write_derived
 from vidloc.stores.digest import little_endian
 from vidloc.stores.durable import replace_file
 from vidloc.stores.operations import Progress
+from vidloc.stores.row_operations import Parent, RowByRow, dense_field, vector_blocks
 
 # Vectors of one step of the fit: at least this, and this many per component, which is what keeps its error small.
 _BATCH_VECTORS = 4096

@@ -1,7 +1,6 @@
 """What a stream can be made of others by: mean over positions, pooling over time, concatenation, normalisation.
 
-An operation sees one item at a time, as rows with their times, and knows nothing of where results are kept. Sums are
-taken in float64; results are cast to the dtype of the (first, or widest) parent.
+Each sees one item at a time, as rows with their times (`vidloc.stores.row_operations`).
 
     mean(S)                           maps `(..., D)` and regions `(n, D)` to one vector `(D,)` per row; a row without
                                       regions is zeros
@@ -16,154 +15,37 @@ taken in float64; results are cast to the dtype of the (first, or widest) parent
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from fractions import Fraction
 from hashlib import sha256
 from math import prod
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
 from vidloc.core.options import Options
-from vidloc.core.records import ItemInfo
-from vidloc.core.rows import FieldSpec, Rows
 from vidloc.core.timeline import Spans, TimeGrid, Timeline, center_grid, num_center_rows
 from vidloc.errors import OptionError, StoreError
-from vidloc.stores.base import Extent, FeatureStore, ItemEntry, StreamSpec, TimelineKind
+from vidloc.stores.base import Extent, FeatureStore, StreamSpec, TimelineKind
 from vidloc.stores.digest import little_endian
-from vidloc.stores.tables import WITH_ROWS
+from vidloc.stores.row_operations import (
+    BLOCK_VALUES,
+    FIELD,
+    Derived,
+    ItemFailureError,
+    Operation,
+    Parent,
+    RowByRow,
+    Values,
+    dense_field,
+    float_field,
+    vector_blocks,
+)
 
-FIELD = "features"
-# Values of a parent taken at once, in float64.
-_BLOCK_VALUES = 2**21
 # Centres are exact fractions as float64; what is nearer than this is at the same distance.
 _EQUAL_S = 1e-9
-
-Values = NDArray[Any]
-
-
-class ItemFailureError(Exception):
-    """An operation cannot be done on one item; the text says why, and becomes the reason of its status."""
-
-
-@dataclass(frozen=True)
-class Parent:
-    """An item's rows in one of the streams that an operation works on."""
-
-    store: FeatureStore
-    spec: StreamSpec
-    item: str
-    entry: ItemEntry
-    info: ItemInfo
-
-    @property
-    def timeline(self) -> Timeline | None:
-        """Times of the rows."""
-        return self.store.timeline(self.spec.name, self.item)
-
-    def read(self, rows: slice | None = None) -> Rows:
-        """All fields of a range of rows."""
-        return self.store.read(self.spec.name, self.item, rows)
-
-    def features(self, rows: slice | None = None) -> Values:
-        """The features of a range of rows."""
-        return self.store.read_field(self.spec.name, self.item, FIELD, rows)
-
-
-@dataclass(frozen=True)
-class Derived:
-    """What becomes of one item.
-
-    Attributes:
-        timeline: of all rows.
-        blocks: the rows, one block after another.
-        extent: span of what the rows describe.
-        lacking: why some rows are missing, empty where none are.
-    """
-
-    timeline: Timeline | None
-    blocks: Iterator[Values]
-    extent: Extent | None
-    lacking: str = ""
-
-
-class Operation(ABC):
-    """One way to make a stream of others.
-
-    Class attributes:
-        Options: what can be chosen.
-        several: whether it takes more than one parent.
-
-    Args:
-        options: an instance of `Options`.
-        parents: descriptions of the streams.
-
-    Raises:
-        OptionError: the streams are not of the sort it works on.
-    """
-
-    Options: ClassVar[type[Options]] = Options
-    several: ClassVar[bool] = False
-
-    def __init__(self, options: Any, parents: Sequence[StreamSpec]) -> None:
-        self.options, self.parents = options, parents
-
-    @property
-    @abstractmethod
-    def row_shape(self) -> tuple[int, ...]:
-        """Shape of one row."""
-
-    @property
-    @abstractmethod
-    def rule(self) -> str:
-        """What was done, in words a person can repeat."""
-
-    @property
-    def dtype(self) -> str:
-        """Of the rows: that of the widest parent."""
-        return max((spec.fields[FIELD].dtype for spec in self.parents), key=lambda name: np.dtype(name).itemsize)
-
-    @property
-    def timeline(self) -> TimelineKind:
-        """How times of rows are kept."""
-        return self.parents[0].timeline
-
-    @property
-    def sampling(self) -> Mapping[str, Any]:
-        """How rows are laid out."""
-        return self.parents[0].sampling
-
-    @property
-    def recorded(self) -> dict[str, Any]:
-        """The options as the stream keeps them, with whatever was fitted to the rows."""
-        return dict(self.options.model_dump(mode="json", exclude_none=True))
-
-    @abstractmethod
-    def derive(self, parents: Sequence[Parent]) -> Derived:
-        """Make the rows of one item.
-
-        Raises:
-            ItemFailureError: it cannot be done on this item.
-        """
-
-
-class RowByRow(Operation):
-    """An operation whose rows are those of its parent, each changed by itself."""
-
-    def derive(self, parents: Sequence[Parent]) -> Derived:
-        """See `Operation`."""
-        (parent,) = parents
-        step = max(1, _BLOCK_VALUES // prod(self.parents[0].fields[FIELD].entry_shape))
-        pieces = (slice(start, start + step) for start in range(0, parent.entry.num_rows, step))
-        return Derived(parent.timeline, (self.block(parent, piece) for piece in pieces), parent.entry.extent)
-
-    @abstractmethod
-    def block(self, parent: Parent, rows: slice) -> Values:
-        """Rows made of some of the parent's."""
 
 
 class Mean(RowByRow):
@@ -171,7 +53,7 @@ class Mean(RowByRow):
 
     def __init__(self, options: Any, parents: Sequence[StreamSpec]) -> None:
         super().__init__(options, parents)
-        field = _features(parents[0])
+        field = float_field(parents[0])
         if len(field.row_shape) < 2:
             raise OptionError(f"mean({parents[0].name}): its rows are {field}, without positions to take a mean over.")
 
@@ -257,7 +139,7 @@ class Pool(Operation):
 
     def _blocks(self, parent: Parent, timeline: Timeline, grid: TimeGrid, count: int) -> Iterator[Values]:
         features, num_rows = parent.features(), parent.entry.num_rows
-        step = max(1, _BLOCK_VALUES // prod(self.row_shape))
+        step = max(1, BLOCK_VALUES // prod(self.row_shape))
         for start in range(0, count, step):
             out = np.empty((min(step, count - start), *self.row_shape))
             for k in range(len(out)):
@@ -318,7 +200,7 @@ class Concat(Operation):
         rows_of = [np.arange(len(spans)), *joined]
 
         def blocks() -> Iterator[Values]:
-            step = max(1, _BLOCK_VALUES // self.row_shape[0])
+            step = max(1, BLOCK_VALUES // self.row_shape[0])
             for start in range(kept.start, kept.stop, step):
                 piece = slice(start, min(start + step, kept.stop))
                 yield np.concatenate(
@@ -429,45 +311,6 @@ OPERATIONS: Mapping[str, type[Operation]] = {
     "concat": Concat,
     "normalise": Normalise,
 }
-
-
-def vector_blocks(store: FeatureStore, spec: StreamSpec, items: Sequence[str] | None) -> Iterator[Values]:
-    """All vectors of a dense stream in float64, `(n, D)`; positions of maps count as vectors of their own.
-
-    Args:
-        items: only these, in this order; all that have rows where `None`.
-    """
-    shape = spec.fields[FIELD].entry_shape
-    step = max(1, _BLOCK_VALUES // prod(shape))
-    entries = store.entries(spec.name)
-    for item in store.items(spec.name) if items is None else items:
-        if item not in entries or entries[item].status not in WITH_ROWS:
-            continue
-        for start in range(0, entries[item].num_rows, step):
-            block = store.read_field(spec.name, item, FIELD, slice(start, start + step))
-            yield block.reshape(-1, shape[-1]).astype(np.float64)
-
-
-def _features(spec: StreamSpec) -> FieldSpec:
-    field = spec.fields.get(FIELD)
-    if field is None or not field.dtype.startswith("float"):
-        raise OptionError(f"stream {spec.name!r} has no floating-point {FIELD} to work on.")
-    return field
-
-
-def dense_field(spec: StreamSpec, operation: str) -> FieldSpec:
-    """The features of a stream, of a fixed shape per row.
-
-    Raises:
-        OptionError: they are not.
-    """
-    field = _features(spec)
-    if field.axis is not None:
-        raise OptionError(
-            f"{operation}: rows of {spec.name!r} are {field}, any number of vectors each. "
-            f"Make one of each row first: v=mean({spec.name})."
-        )
-    return field
 
 
 def _timed(spec: StreamSpec, operation: str) -> None:

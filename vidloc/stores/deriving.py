@@ -22,9 +22,10 @@ from vidloc.core.rows import FieldSpec, Rows
 from vidloc.core.timeline import Spans, Timeline
 from vidloc.errors import OptionError, StoreError, StreamNotFoundError, UnknownNameError, did_you_mean
 from vidloc.stores.base import FeatureStore, FeatureWriter, StreamSpec, append_to_store, open_store
-from vidloc.stores.derivations import FIELD, OPERATIONS, ItemFailureError, Normalise, Operation, Parent
+from vidloc.stores.derivations import OPERATIONS, Normalise
 from vidloc.stores.digest import digest_of_stream
 from vidloc.stores.operations import Progress
+from vidloc.stores.row_operations import FIELD, ItemFailureError, Operation, Parent
 from vidloc.stores.tables import STATUSES, WITH_ROWS
 
 _RANDOM = "random:"
