@@ -10,13 +10,16 @@ TEST_ENV := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 HF_HUB_OFFLINE=1
 # Those that need no input of yours.
 BENCHMARKS := extract_efficiency one_pass store_speed head_throughput audio_visual_events
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test test-slow lint bench clean
 
 demo: $(INSTALLED)
 	$(BIN)/vidloc demo --out demo
 
 test: lint
 	$(TEST_ENV) $(BIN)/python -m pytest -n 2 --dist loadgroup
+
+test-slow: $(INSTALLED)
+	$(TEST_ENV) $(BIN)/python -m pytest -n 2 --dist loadgroup -m slow
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -348,3 +348,46 @@ def test_a_writer_whose_lock_was_removed_stops(store_path):
         with pytest.raises(StoreError, match="was removed"):
             writer.close()
     assert open_store(store_path).items() == ["a"]
+
+
+def test_a_reader_beside_a_writer_sees_one_state(store_path):
+    """Each opening shows whole items, never fewer than the last; an open reader stays with what it opened."""
+    process = _start_writer(store_path, 10_000)
+    assert process.stdout is not None
+    process.stdout.readline()
+    process.stdout.readline()
+    seen = 0
+    try:
+        for _ in range(5):
+            with open_store(store_path) as store:
+                items = store.items("clip")
+                _check_items(store)
+                assert all(store.items(stream) == items for stream in store.streams())
+                assert len(items) >= seen
+                seen = len(items)
+                time.sleep(0.01)
+                assert store.items("clip") == items
+    finally:
+        process.kill()
+        process.communicate()
+    assert seen
+
+
+def test_hdf5_without_file_locking(tmp_path):
+    """As on file systems without locks, where libhdf5 is told to do without."""
+    path = tmp_path / "feats.h5"
+    program = "from vidloc.stores.operations import verify\nprint(len(verify(sys.argv[1]).damages))"
+    environment = {
+        **os.environ,
+        "HDF5_USE_FILE_LOCKING": "FALSE",
+        "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path]),
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", f"{_WRITER}\n{program}", str(path), "4"],
+        capture_output=True,
+        text=True,
+        env=environment,
+        check=True,
+    )
+    assert done.stdout.split()[-1] == "0"
+    assert len(open_store(path).items("clip")) == 4

@@ -333,7 +333,9 @@ def _searched(spec: StreamSpec, query: Query) -> str:
     made = f"by {spec.encoder}" if spec.encoder else "by an encoder that the store does not name"
     if spec.kind == "text":
         return f"narrations, not pixels: sentences of the annotations, encoded {made}"
-    what = {"clip": "pictures", "audio": "sound", "objects": "detected regions"}[spec.kind]
+    what = {"clip": "pictures", "audio": "sound", "objects": "detected regions"}.get(
+        spec.kind, f"rows of kind {spec.kind}"
+    )
     said = f"{what}, encoded {made}"
     if isinstance(query, TextQuery):
         return (

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from vidloc.errors import StoreError
 from vidloc.stores.base import FeatureStore, FeatureWriter
 from vidloc.stores.format import METADATA_NAME
-from vidloc.stores.hdf5_file import SIGNATURE
+from vidloc.stores.hdf5_index import SIGNATURE
 from vidloc.stores.hdf5_store import Hdf5Store, Hdf5Writer, staging_of
 from vidloc.stores.lock import LOCK_NAME
 from vidloc.stores.reading import StoreReader

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, JsonValue
 
-from vidloc.core.records import ItemInfo, Kind, Record, Source, Status
+from vidloc.core.records import ItemInfo, Record, Source, Status
 from vidloc.core.rows import FieldSpec, Rows
 from vidloc.core.timeline import Timeline
 
@@ -25,7 +25,8 @@ class StreamSpec(Record):
 
     Attributes:
         name: `[a-z][a-z0-9_]{0,63}`, unique in the store.
-        kind: what a row is made of; roles of heads are matched by it.
+        kind: what a row is made of (`core.records.Kind`); roles of heads are matched by it. A kind that only a later
+            version knows is listed and read, and fits no role.
         fields: shape and dtype by field name; a vector stream has one, `features`.
         timeline: how row times are kept: `grid` (three fractions per item), `spans` (one span per row) or `none`.
         sampling: the rule by which rows were laid out (`align`, `stride_s`, `window_s`, `num_frames`, `tail`, ...).
@@ -42,7 +43,7 @@ class StreamSpec(Record):
     """
 
     name: str = Field(pattern=r"^[a-z][a-z0-9_]{0,63}$")
-    kind: Kind
+    kind: str = Field(pattern=r"^[a-z][a-z0-9_]{0,63}$")
     fields: Mapping[str, FieldSpec] = Field(min_length=1)
     timeline: TimelineKind = "grid"
     sampling: Mapping[str, JsonValue] = Field(default_factory=dict)

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
-
-from numpy.typing import NDArray
 
 from vidloc.errors import StoreError
 from vidloc.stores.base import StreamSpec
@@ -16,6 +13,9 @@ from vidloc.stores.reading import Contents, Part, StreamState
 from vidloc.stores.tables import Commit, ItemTable, StreamTable, split_texts
 
 MakeArray = Callable[[str, ArrayLayout, str], PackedArray]
+
+# Of texts looked at together; damage is found before all of a column is in memory.
+_BLOCK_BYTES = 16 * 1024**2
 
 
 @dataclass
@@ -72,19 +72,24 @@ def apply_commit(contents: Contents, commit: Commit, *, store: str) -> None:
     """Add a commit to the newest tables.
 
     Raises:
-        StoreError: it speaks of a stream that the store lacks, or its id is none.
+        StoreError: it speaks of a stream that the store lacks or of rows of others, or its id is none.
     """
     check_item_id(commit.item_id)
     contents.items[-1].add(commit.item_id, commit.info)
     for name, entry in commit.streams.items():
         if name not in contents.streams:
             raise StoreError(f"{store} is damaged: its journal has rows of {name!r}, a stream that the root lacks.")
-        contents.streams[name].parts[-1].table.add(commit.item_id, entry)
+        table = contents.streams[name].parts[-1].table
+        if entry.num_rows and entry.first_row < table.num_rows:
+            raise StoreError(
+                f"{store} is damaged: its journal gives item {commit.item_id!r} rows of {name!r} that others have."
+            )
+        table.add(commit.item_id, entry)
 
 
 def _load_items(catalog: Catalog, arrays: Mapping[str, PackedArray], store: str) -> ItemTable:
     texts = {
-        name: split_texts(_whole(arrays[f"items/{name}"]), catalog.root.items, where=f"column items/{name} of {store}")
+        name: _texts(arrays[f"items/{name}"], catalog.root.items, where=f"column items/{name} of {store}")
         for name in ("id", "facts")
     }
     return ItemTable(texts["id"], texts["facts"])
@@ -96,13 +101,16 @@ def _load_table(
     where = f"table of stream {spec.name!r} in {store}"
     prefix = f"streams/{spec.name}/"
     count = catalog.root.streams[spec.name]
+    # Texts first: so many entries have their line breaks on the disk, and no hole or claim makes the columns longer.
+    reasons = _texts(arrays[f"{prefix}table/reason"], count, where=f"{where}: column reason")
     columns = {}
     for name in table_arrays(spec):
         layout = catalog.layouts[f"{prefix}table/{name}"]
-        if name != "reason" and layout.length != count:
+        if name == "reason":
+            continue
+        if layout.length != count:
             raise StoreError(f"{where}: column {name} has {layout.length} entries, expected {count}.")
-        columns[name] = _whole(arrays[f"{prefix}table/{name}"])
-    reasons = split_texts(columns.pop("reason"), count, where=f"{where}: column reason")
+        columns[name] = arrays[f"{prefix}table/{name}"].view(0, count)
     index = columns.pop("item")
     if count and not 0 <= int(index.min()) <= int(index.max()) < len(items):
         raise StoreError(f"{where}: an entry refers to an item that the store lacks.")
@@ -119,8 +127,10 @@ def _load_table(
     return table
 
 
-def _whole(array: PackedArray) -> NDArray[Any]:
-    return array.view(0, array.layout.length)
+def _texts(array: PackedArray, count: int, *, where: str) -> list[str]:
+    pieces = array.pieces(0, array.layout.length)
+    blocks = (piece[start : start + _BLOCK_BYTES] for piece in pieces for start in range(0, len(piece), _BLOCK_BYTES))
+    return split_texts(blocks, count, where=where)
 
 
 def _title(path: str) -> str:

@@ -81,6 +81,11 @@ class ArrayLayout:
         """Bytes of one entry."""
         return entry_bytes(self.entry_shape, self.dtype)
 
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of all entries."""
+        return self.length * self.entry_bytes
+
     def resized(self, length: int) -> ArrayLayout:
         """The same array with another length."""
         return replace(self, length=length)
@@ -293,6 +298,13 @@ def parse_json(data: bytes, *, where: str) -> Any:
         return document
     except (ValueError, RecursionError) as error:
         raise StoreError(f"{where} is damaged: no JSON ({error}).") from None
+
+
+def inside(document: Any, *keys: str) -> Any:
+    """A member of a JSON document by the names on the way to it; `None` where one is missing."""
+    for key in keys:
+        document = document.get(key) if isinstance(document, dict) else None
+    return document
 
 
 def dump_json(document: Any) -> bytes:

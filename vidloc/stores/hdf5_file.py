@@ -5,14 +5,14 @@ at once, so that HDF5 lays their chunks side by side, and a view over the bytes 
 `np.memmap`; where another program laid them out otherwise, each run of adjacent chunks is read by itself. The root's
 attribute `vidloc` and the attribute `vidloc_stream` of each stream's group hold the same JSON as the Zarr backend's.
 
-A file from elsewhere is not trusted: links to other files, virtual and external datasets are refused.
+libhdf5 writes files here, and reads none: where arrays lie is said by the index at the end of a file (`hdf5_index`),
+or by another process (`hdf5_apart`).
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -29,26 +29,21 @@ from vidloc.stores.format import (
     STORE_ATTRIBUTE,
     ArrayLayout,
     Root,
-    check_name,
     chunk_rows,
     dump_json,
-    parse_json,
-    parse_root,
-    parse_spec,
     stream_arrays,
 )
+from vidloc.stores.hdf5_apart import layout_apart
+from vidloc.stores.hdf5_index import Read, append_index, dump_layout, find_index, parse_layout
+from vidloc.stores.hdf5_tree import FileLayout, runs_of
 from vidloc.stores.journal import journal_name
 from vidloc.stores.mapped import MappedFile
 from vidloc.stores.packed import RunArray
 from vidloc.stores.reading import Contents, Part, StreamState
 from vidloc.stores.tables import WITH_ROWS, Entry, ItemTable, StreamTable
 
-SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _CHUNK_BYTES = 1024**2
 _LIBRARY = ("v110", "v110")  # attributes beyond 64 KiB (vocabularies) need 1.8 or later; 1.10 is read everywhere
-
-Runs = list[tuple[int, int]]
-"""First entry and offset in the file of each run of entries that follow each other without a gap."""
 
 _Sources = dict[str, tuple[ArrayLayout, Iterable[NDArray[Any]]]]
 
@@ -60,31 +55,43 @@ def load_file(path: Path) -> Contents:
         StoreError: it is no store of vidloc's, or damaged.
         FormatVersionError: it is that of a newer version.
     """
-    store = str(path)
-    try:
-        mapped = MappedFile(path)
-    except OSError as error:
-        raise StoreError(f"store {store} cannot be read: {error}.") from error
-    with hdf5_errors(store), h5py.File(path, "r", locking="best-effort") as file:
-        if not os.path.sameopenfile(file.id.get_vfd_handle(), mapped.handle):
-            raise FileNotFoundError(f"{store} was replaced while it was opened")
-        catalog, runs = read_layout(file, store)
+    mapped = _mapped(path)
+    layout = layout_of(mapped.read, mapped.size, where=f"store {path}")
 
-    def make_array(name: str, layout: ArrayLayout, where: str) -> RunArray:
-        return RunArray(mapped, layout, runs[name], where=where)
+    def make_array(name: str, array: ArrayLayout, where: str) -> RunArray:
+        return RunArray(mapped, array, layout.runs[name], where=where)
 
-    return load_contents(catalog, [], make_array, store=store)
+    return load_contents(layout.catalog, [], make_array, store=str(path))
 
 
-def read_layout(file: h5py.File, store: str) -> tuple[Catalog, dict[str, Runs]]:
-    """What an open file says of its store, and where the entries of each array lie.
+def layout_of(read: Read, size: int, *, where: str) -> FileLayout:
+    """What a file says of itself by its index, or what libhdf5 says of it in another process.
 
     Raises:
         StoreError: it is no store of vidloc's, or damaged.
         FormatVersionError: it is that of a newer version.
     """
-    catalog = _read_catalog(file, f"store {store}")
-    return catalog, {name: _runs(file, name, layout, store) for name, layout in catalog.layouts.items()}
+    index = find_index(read, size, where=where)
+    return layout_apart(read, size, where=where) if index is None else parse_layout(index, size=size, where=where)
+
+
+def tree_problem(path: Path) -> str:
+    """What is wrong with a file as HDF5 programs see it, empty where they find what its index says.
+
+    Raises:
+        StoreError: it cannot be opened.
+    """
+    mapped, where = _mapped(path), f"store {path}"
+    index = find_index(mapped.read, mapped.size, where=where)
+    if index is None:  # it is read as HDF5 programs do
+        return ""
+    try:
+        tree = layout_apart(mapped.read, mapped.size, where=where)
+    except StoreError as error:
+        return str(error)
+    if dump_layout(parse_layout(index, size=mapped.size, where=where)) == dump_layout(tree):
+        return ""
+    return "the index at the end of the file says otherwise than its datasets do: one of both was changed"
 
 
 def write_file(path: Path, contents: Contents) -> None:
@@ -93,8 +100,12 @@ def write_file(path: Path, contents: Contents) -> None:
     HDF5 lays the file out, then the bytes of the arrays are written to their places: a full disk is an ordinary error
     this way, and large fields are copied at the speed of the disk.
 
+    Args:
+        path: nothing may be there yet.
+
     Raises:
         OSError: the disk is full or fails; the file is of no use then.
+        StoreError: rows that the tables speak of are not there.
     """
     items = _joined_items(contents)
     selections = {name: _Selection(state) for name, state in sorted(contents.streams.items())}
@@ -103,17 +114,20 @@ def write_file(path: Path, contents: Contents) -> None:
     sources: _Sources = dict(_column_sources("items", items.columns(0), arrays_of_items()))
     for rows in selections.values():
         sources |= rows.sources(items.position)
-    with h5py.File(path, "w", libver=_LIBRARY, locking="best-effort") as file:
+    specs = {name: rows.spec for name, rows in selections.items()}
+    catalog = Catalog(root, specs, {name: array for name, (array, _) in sources.items()})
+    with h5py.File(path, "x", libver=_LIBRARY, locking="best-effort") as file:
         file.attrs[STORE_ATTRIBUTE] = dump_json(root.model_dump(mode="json")).decode()
-        for name, rows in selections.items():
+        for name, spec in specs.items():
             group = file.require_group(f"streams/{name}")
-            group.attrs[SPEC_ATTRIBUTE] = dump_json(rows.spec.model_dump(mode="json")).decode()
-        for name, (layout, _) in sources.items():
-            _make_dataset(file, name, layout)
-        runs = {name: _runs(file, name, layout, str(path)) for name, (layout, _) in sources.items()}
+            group.attrs[SPEC_ATTRIBUTE] = dump_json(spec.model_dump(mode="json")).decode()
+        for name, array in catalog.layouts.items():
+            _make_dataset(file, name, array)
+        runs = {name: runs_of(file, name, array, str(path)) for name, array in catalog.layouts.items()}
     with path.open("r+b") as written:
-        for name, (layout, blocks) in sources.items():
-            _write_runs(written.fileno(), layout, runs[name], blocks)
+        for name, (array, blocks) in sources.items():
+            _write_runs(written.fileno(), array, runs[name], blocks)
+        append_index(written.fileno(), FileLayout(catalog, runs))
         os.fsync(written.fileno())
 
 
@@ -125,6 +139,11 @@ class _Selection:
         self.table = StreamTable()
         self._sources: list[tuple[Part, int, int]] = []
         for part, item, entry in _live(state):
+            if entry.num_rows and entry.status not in WITH_ROWS:
+                raise StoreError(
+                    f"stream {self.spec.name!r}, item {item!r}: its table states {entry.num_rows} rows although it is "
+                    f"{entry.status}; see `vidloc store verify`."
+                )
             first = self.table.num_rows if entry.status in WITH_ROWS else 0
             self.table.add(item, entry.model_copy(update={"first_row": first}))
             self._add_source(part, entry.first_row, entry.first_row + entry.num_rows)
@@ -135,21 +154,19 @@ class _Selection:
         columns = self.table.columns(0, items, grid=self.spec.timeline == "grid")
         sources: _Sources = dict(_column_sources(f"{prefix}/table", columns, layouts))
         for name, layout in stream_arrays(self.spec).items():
-            field = self.spec.fields.get(name)
-            length = self.table.num_rows
-            if field is not None and field.axis is not None:
-                length = sum(stop - start for _, start, stop in self._entries(field.axis))
+            ranges = self._ranges(name)
+            for part, start, stop in ranges:
+                part.arrays[name].check(start, stop)
+            length = sum(stop - start for _, start, stop in ranges)
             sources[f"{prefix}/{name}"] = layout.resized(length), self.blocks(name)
         return sources
 
     def blocks(self, array: str) -> Iterator[NDArray[Any]]:
         """Entries of one array, block by block."""
-        field = self.spec.fields.get(array)
         if array not in self.spec.fields and array != "spans":
             yield from self._ends(array)
             return
-        sources = self._sources if field is None or field.axis is None else self._entries(field.axis)
-        for part, start, stop in sources:
+        for part, start, stop in self._ranges(array):
             yield from part.arrays[array].pieces(start, stop)
 
     def _add_source(self, part: Part, start: int, stop: int) -> None:
@@ -158,15 +175,19 @@ class _Selection:
         if stop > start:
             self._sources.append((part, start, stop))
 
-    def _entries(self, axis: str) -> list[tuple[Part, int, int]]:
-        return [(part, *self._range(part, axis, start, stop)) for part, start, stop in self._sources]
+    def _ranges(self, array: str) -> list[tuple[Part, int, int]]:
+        field = self.spec.fields.get(array)
+        if field is None or field.axis is None:
+            return self._sources
+        return [(part, *self._range(part, field.axis, start, stop)) for part, start, stop in self._sources]
 
     def _range(self, part: Part, axis: str, start: int, stop: int) -> tuple[int, int]:
-        ends = part.arrays[f"{axis}_end"]
-        first, last = int(ends.view(start - 1, start)[0]) if start else 0, int(ends.view(stop - 1, stop)[0])
-        if not 0 <= first <= last:
-            raise StoreError(f"{ends.where}: row ends are not ascending; see `vidloc store verify`.")
-        return first, last
+        # All of them, not only where ranges meet: a file whose ends lead nowhere is not replaced by a shorter one.
+        array = part.arrays[f"{axis}_end"]
+        first, ends = int(array.view(start - 1, start)[0]) if start else 0, array.view(start, stop)
+        if not 0 <= first <= int(ends[0]) or (np.diff(ends) < 0).any():
+            raise StoreError(f"{array.where}: row ends are not ascending; see `vidloc store verify`.")
+        return first, int(ends[-1])
 
     def _ends(self, array: str) -> Iterator[NDArray[Any]]:
         total = 0
@@ -233,72 +254,8 @@ def _write_runs(
             run += entry == stops[run]
 
 
-def _read_catalog(file: h5py.File, where: str) -> Catalog:
-    root = parse_root(_attribute(file, STORE_ATTRIBUTE, where), where=where)
-    catalog = Catalog(root)
-    expected = arrays_of_items()
-    for name in root.streams:
-        check_name(name, where=where)
-        document = _attribute(_member(file, f"streams/{name}", h5py.Group, where), SPEC_ATTRIBUTE, where)
-        catalog.specs[name] = parse_spec(document, name=name, where=where)
-        expected |= arrays_of_stream(catalog.specs[name])
-    for name, layout in expected.items():
-        dataset = _member(file, name, h5py.Dataset, where)
-        is_rows = dataset.ndim == 1 + len(layout.entry_shape) and dataset.shape[1:] == layout.entry_shape
-        if dataset.dtype != np.dtype(layout.dtype).newbyteorder("<") or not is_rows:
-            raise StoreError(
-                f"{where}: dataset {name} holds {dataset.dtype} {dataset.shape}, expected {layout.dtype} rows of "
-                f"{layout.entry_shape}."
-            )
-        catalog.layouts[name] = layout.resized(int(dataset.shape[0]))
-    return catalog
-
-
-def _attribute(place: Any, name: str, where: str) -> Any:
-    text = place.attrs.get(name)
-    return parse_json(text.encode(), where=f"{where}, attribute {name}") if isinstance(text, str) else None
-
-
-def _member(file: h5py.File, name: str, kind: type, where: str) -> Any:
-    """A group or dataset of the file itself: links that lead elsewhere are not followed."""
-    place = file
-    for part in name.split("/"):
-        if not isinstance(place, h5py.Group) or not isinstance(place.get(part, getlink=True), h5py.HardLink):
-            raise StoreError(f"{where} is damaged: {name} is missing, or a link.")
-        place = place[part]
-    if not isinstance(place, kind):
-        raise StoreError(f"{where} is damaged: {name} is not a {kind.__name__.lower()}.")
-    return place
-
-
-def _runs(file: h5py.File, name: str, layout: ArrayLayout, where: str) -> Runs:
-    """First entry and offset of each run of chunks that lie side by side."""
-    dataset = file[name]
-    if not layout.length:
-        return [(0, 0)]
-    if dataset.is_virtual or dataset.external or dataset.compression or dataset.id.get_create_plist().get_nfilters():
-        raise StoreError(f"{where}: dataset {name} is compressed, virtual or in another file; vidloc reads plain ones.")
-    if dataset.chunks is None:
-        offset = dataset.id.get_offset()
-        if offset is None:
-            raise StoreError(f"{where}: dataset {name} is not laid out in chunks or in one piece.")
-        return [(0, int(offset))]
-    rows = dataset.chunks[0]
-    chunks: list[tuple[int, int]] = []
-    dataset.id.chunk_iter(lambda chunk: chunks.append((chunk.chunk_offset[0], chunk.byte_offset)))
-    table = np.array(sorted(chunks), np.int64).reshape(-1, 2)
-    if dataset.chunks[1:] != layout.entry_shape or not np.array_equal(table[:, 0], np.arange(0, layout.length, rows)):
-        raise StoreError(f"{where}: dataset {name} lacks chunks, or has chunks that split rows.")
-    begins = np.concatenate([[True], np.diff(table[:, 1]) != rows * layout.entry_bytes])
-    return [(int(first), int(offset)) for first, offset in table[begins]]
-
-
-@contextmanager
-def hdf5_errors(store: str) -> Iterator[None]:
-    """h5py raises errors of many kinds for a damaged file; all of them are a `StoreError` here."""
+def _mapped(path: Path) -> MappedFile:
     try:
-        yield
-    except (StoreError, FileNotFoundError):
-        raise
-    except (OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
-        raise StoreError(f"store {store} is damaged or no HDF5 file: {error}.") from error
+        return MappedFile(path)
+    except OSError as error:
+        raise StoreError(f"store {path} cannot be read: {error}.") from error

@@ -22,7 +22,7 @@ from vidloc.errors import StoreError
 from vidloc.stores.base import Extent, StreamSpec
 from vidloc.stores.durable import disk_errors, sync_folder
 from vidloc.stores.format import METADATA_NAME
-from vidloc.stores.hdf5_file import load_file, write_file
+from vidloc.stores.hdf5_file import load_file, tree_problem, write_file
 from vidloc.stores.mapped import HeldFolder
 from vidloc.stores.reading import Contents, LocalReader, StoreReader, StreamState
 from vidloc.stores.zarr_store import load_folder
@@ -71,6 +71,10 @@ class Hdf5Store(LocalReader):
                     raise  # damage, and not a folder that was folded into the file meanwhile
             time.sleep(0.01 * attempt)
         raise StoreError(f"store {self._path} changes too often to be read; wait for its writer.")
+
+    def tree_problem(self) -> str:
+        """What is wrong with the file as HDF5 programs see it, empty where nothing is."""
+        return tree_problem(self._path) if self._path.exists() else ""
 
     def close(self) -> None:
         """See `FeatureStore`."""
@@ -186,6 +190,7 @@ class Hdf5Writer(LocalReader):
     def _write_file(self) -> None:
         temporary = self._path.with_name(f".{self._path.name}.tmp")
         try:
+            temporary.unlink(missing_ok=True)  # never through a link that a store came with
             write_file(temporary, self.contents)
             temporary.replace(self._path)
         except OSError as error:

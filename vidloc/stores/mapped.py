@@ -43,10 +43,27 @@ class MappedFile:
         self.size = os.fstat(self.handle).st_size
 
     def view(self, offset: int, dtype: np.dtype[Any], shape: tuple[int, ...]) -> NDArray[Any]:
-        """A read-only view of an array in the file, which must be long enough."""
+        """A read-only view of an array in the file, which must be long enough.
+
+        Raises:
+            StoreError: the file cannot be mapped, such as a hole of terabytes under a limit of address space.
+        """
         if self._map is None:
-            self._map = mmap.mmap(self.handle, self.size, access=mmap.ACCESS_READ)
+            try:
+                self._map = mmap.mmap(self.handle, self.size, access=mmap.ACCESS_READ)
+            except (OSError, ValueError) as error:
+                raise StoreError(f"{self.path} ({self.size} bytes) cannot be mapped into memory: {error}.") from error
         return np.ndarray(shape, dtype, buffer=self._map, offset=offset)
+
+    def read(self, start: int, stop: int) -> bytes:
+        """Bytes of the file, without a mapping.
+
+        Raises:
+            StoreError: it ends before.
+        """
+        out = np.empty(stop - start, np.uint8)
+        self.read_into(out, start)
+        return out.tobytes()
 
     def prefetch(self, offset: int, length: int) -> None:
         """Ask for a range of the mapping to be read ahead, all at once instead of page by page."""

@@ -13,6 +13,7 @@ from vidloc.errors import StoreError
 from vidloc.stores.backends import lock_folder
 from vidloc.stores.base import FeatureStore, ItemEntry, StreamSpec, append_to_store, expect, open_store
 from vidloc.stores.digest import digest_of_rows
+from vidloc.stores.hdf5_store import Hdf5Store
 from vidloc.stores.lock import LOCK_NAME, holder_of, remove_lock
 from vidloc.stores.remote_store import RemoteStore
 from vidloc.stores.tables import WITH_ROWS
@@ -26,7 +27,11 @@ _WAVE = 256
 
 @dataclass(frozen=True)
 class Damage:
-    """One (stream, item) whose rows are not those that were committed; `item` is empty for damage of a stream."""
+    """One (stream, item) whose rows are not those that were committed.
+
+    `item` is empty for damage of a stream as a whole; `stream` is `(items)` for facts of an item, and `(file)` for an
+    HDF5 file that HDF5 programs cannot read, or read otherwise.
+    """
 
     stream: str
     item: str
@@ -59,8 +64,9 @@ class VerifyReport:
 def verify(path: str | Path, *, quick: bool = False, progress: Progress | None = None) -> VerifyReport:
     """Read every live row of a store and compare it with the digest that was committed.
 
-    Rows that were superseded, and bytes that no entry refers to, belong to no item and are not looked at. A few items
-    are hashed at a time, on threads; their rows are mapped and not copied, so that memory does not grow with the store.
+    Rows that were superseded, and bytes that no entry refers to, belong to no item and are not looked at. An HDF5 file
+    is also opened as other programs would, and has to be the same store for them. A few items are hashed at a time, on
+    threads; their rows are mapped and not copied, so that memory does not grow with the store.
 
     Args:
         quick: look only at metadata, and whether every file is long enough to hold its rows; of a store elsewhere
@@ -90,6 +96,8 @@ def verify(path: str | Path, *, quick: bool = False, progress: Progress | None =
                     if progress is not None:
                         progress(done, total)
         damages.extend(_facts_problems(store))
+        if isinstance(store, Hdf5Store) and not quick and (problem := store.tree_problem()):
+            damages.append(Damage("(file)", "", problem))
         return VerifyReport(total, num_rows, store.digest(), tuple(damages), quick)
 
 

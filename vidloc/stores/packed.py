@@ -56,6 +56,14 @@ class PackedArray(ABC):
     def read_into(self, start: int, stop: int, out: NDArray[Any]) -> None:
         """Fill a C-contiguous array of this dtype with a range of entries."""
 
+    @abstractmethod
+    def check(self, start: int, stop: int) -> None:
+        """Make sure that entries are there, before memory or disk is taken for what a file may only claim to hold.
+
+        Raises:
+            StoreError: a file is missing or too short.
+        """
+
 
 class MappedArray(PackedArray):
     """An array in files of this machine, which are mapped into memory."""
@@ -77,7 +85,7 @@ class MappedArray(PackedArray):
         file, offset, end = self.locate(start, stop)
         if end == stop:
             return file.view(offset, self.dtype, (stop - start, *self.entry_shape))
-        self._check_all(end, stop)
+        self.check(end, stop)
         out = np.empty((stop - start, *self.entry_shape), self.dtype)
         self.read_into(start, stop, out)
         out.flags.writeable = False
@@ -98,8 +106,9 @@ class MappedArray(PackedArray):
             file.read_into(out[done - start : end - start], offset)
             done = end
 
-    def _check_all(self, start: int, stop: int) -> None:
-        while start < stop:  # before memory is taken for what a file may only claim to hold
+    def check(self, start: int, stop: int) -> None:
+        """See `PackedArray.check`."""
+        while start < stop:
             start = self.locate(start, stop)[2]
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vidloc.stores.format import ArrayLayout
-from vidloc.stores.hdf5_file import Runs
+from vidloc.stores.hdf5_tree import Runs
 from vidloc.stores.packed import PackedArray
 from vidloc.stores.remote_files import ByteRange, RemoteFiles
 
@@ -65,6 +65,9 @@ class RemoteArray(PackedArray):
             name, offset, end = self._locate(start, stop)
             yield ByteRange(name, offset, offset + (end - start) * self.entry_bytes)
             start = end
+
+    def check(self, start: int, stop: int) -> None:
+        """Nothing: bytes from elsewhere are checked as they arrive."""
 
     def hold(self, found: Sequence[tuple[int, int, NDArray[Any]]]) -> None:
         """Serve these entries from memory, and no longer those before."""

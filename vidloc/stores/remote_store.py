@@ -7,13 +7,11 @@ compared with their digest before anyone sees them, so that nothing that went wr
 
 from __future__ import annotations
 
-import io
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import h5py
 from numpy.typing import NDArray
 
 from vidloc.core.rows import Rows
@@ -21,7 +19,8 @@ from vidloc.errors import StoreError
 from vidloc.stores.catalog import Catalog, load_contents
 from vidloc.stores.digest import digest_of_rows
 from vidloc.stores.format import METADATA_NAME, ArrayLayout, entry_bytes
-from vidloc.stores.hdf5_file import SIGNATURE, hdf5_errors, read_layout
+from vidloc.stores.hdf5_file import layout_of
+from vidloc.stores.hdf5_index import SIGNATURE
 from vidloc.stores.journal import parse_journal
 from vidloc.stores.lock import LOCK_NAME
 from vidloc.stores.reading import Contents, Part, StoreReader, StreamState
@@ -32,7 +31,6 @@ from vidloc.stores.zarr_store import parse_catalog
 
 _AHEAD_BYTES = 64 * 1024**2
 _MAX_AHEAD_ITEMS = 4096
-_READ_BYTES = 16 * 1024  # of an HDF5 file's metadata at a time
 _ATTEMPTS = 5
 _HDF5_SUFFIXES = (".h5", ".hdf5")
 
@@ -78,7 +76,7 @@ class RemoteStore(StoreReader):
     def num_array_bytes(self) -> int:
         """Bytes of all arrays, dead rows included."""
         _ = self.contents
-        return sum(array.layout.length * array.entry_bytes for array in self._arrays.values())
+        return sum(array.layout.num_bytes for array in self._arrays.values())
 
     @property
     def writer(self) -> str:
@@ -298,14 +296,13 @@ class RemoteStore(StoreReader):
         if signature != SIGNATURE:
             raise StoreError(f"{self._name} is no store: neither a Zarr folder nor an HDF5 file.")
         self.backend = "hdf5"
-        file = io.BufferedReader(_RangeFile(self.files), _READ_BYTES)
-        with hdf5_errors(self._name), h5py.File(file, "r") as opened:
-            catalog, runs = read_layout(opened, self._name)
+        layout = layout_of(self._range_of_file, self.files.size(""), where=f"store {self._name}")
 
-        def make_array(name: str, layout: ArrayLayout, where: str) -> RemoteArray:
-            return RemoteArray(name, layout, self.files, where=where, in_blocks=_is_beside(name), runs=runs[name])
+        def make_array(name: str, array: ArrayLayout, where: str) -> RemoteArray:
+            runs = layout.runs[name]
+            return RemoteArray(name, array, self.files, where=where, in_blocks=_is_beside(name), runs=runs)
 
-        return self._contents_of(catalog, [], make_array)
+        return self._contents_of(layout.catalog, [], make_array)
 
     def _start_of_file(self) -> bytes:
         if not self.files.probe(""):
@@ -315,38 +312,10 @@ class RemoteStore(StoreReader):
             )
         if self.files.size("") < len(SIGNATURE):
             return b""
-        return bytes(self.files.fetch([ByteRange("", 0, len(SIGNATURE))])[0])
+        return self._range_of_file(0, len(SIGNATURE))
 
-
-class _RangeFile(io.RawIOBase):
-    """The one file of an HDF5 store, as h5py reads its metadata."""
-
-    def __init__(self, files: RemoteFiles) -> None:
-        self._files = files
-        self._size = files.size("")
-        self._position = 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        self._position = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
-        return self._position
-
-    def tell(self) -> int:
-        return self._position
-
-    def readinto(self, buffer: Any) -> int:
-        stop = min(self._position + len(buffer), self._size)
-        if stop <= self._position:
-            return 0
-        data = self._files.fetch([ByteRange("", self._position, stop)])[0]
-        buffer[: len(data)] = data
-        self._position = stop
-        return len(data)
+    def _range_of_file(self, start: int, stop: int) -> bytes:
+        return bytes(self.files.fetch([ByteRange("", start, stop)])[0])
 
 
 def _ranges(part: Wanted) -> list[ByteRange]:

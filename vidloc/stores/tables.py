@@ -6,12 +6,12 @@ columns (a million entries load in a second or so); what came since, from the jo
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from vidloc.core.records import ItemInfo, Record, Status
 from vidloc.core.timeline import TimeGrid
@@ -39,6 +39,12 @@ class Entry(Record):
     digest: str = Field(default="", pattern=r"^([0-9a-f]{64})?$")
     extent: Extent | None = None
     grid: tuple[int, int, int, int, int, int] | None = None
+
+    @model_validator(mode="after")
+    def _only_with_rows(self) -> Entry:
+        if self.num_rows and self.status not in WITH_ROWS:
+            raise ValueError(f"an entry that is {self.status} has no rows")
+        return self
 
     def public(self) -> ItemEntry:
         """What the store's user sees of it."""
@@ -197,7 +203,12 @@ class StreamTable:
             raise StoreError("a row count or position is out of range.")
         if (self._columns["status"] >= len(STATUSES)).any():
             raise StoreError(f"a status is none of {', '.join(STATUSES)}.")
-        return int((first + count).max())
+        end = int((first + count).max())
+        # Entries have rows of their own. One that is damaged costs its item and not the store; many would make a copy
+        # many times as long as the store.
+        if count.sum(dtype=np.float64) > 2 * end:
+            raise StoreError("entries share rows.")
+        return end
 
 
 def join_texts(texts: Sequence[str]) -> NDArray[np.uint8]:
@@ -205,16 +216,23 @@ def join_texts(texts: Sequence[str]) -> NDArray[np.uint8]:
     return np.frombuffer("".join(f"{text}\n" for text in texts).encode(), np.uint8)
 
 
-def split_texts(column: NDArray[np.uint8], count: int, *, where: str) -> list[str]:
+def split_texts(blocks: Iterable[NDArray[np.uint8]], count: int, *, where: str) -> list[str]:
     """Inverse of `join_texts`.
+
+    Args:
+        blocks: the column in pieces.
+        count: texts that it is to hold.
 
     Raises:
         StoreError: no UTF-8, control characters, or another number of texts.
     """
-    if ((column < 0x20) & (column != 0x0A)).any():  # they could steer a terminal that shows them
-        raise StoreError(f"{where} is damaged: it holds control characters.")
+    data = bytearray()
+    for block in blocks:
+        if ((block < 0x20) & (block != 0x0A)).any():  # they could steer a terminal that shows them
+            raise StoreError(f"{where} is damaged: it holds control characters.")
+        data += block.tobytes()
     try:
-        texts = column.tobytes().decode().split("\n")
+        texts = data.decode().split("\n")
     except UnicodeDecodeError as error:
         raise StoreError(f"{where} is damaged: {error}.") from None
     if texts.pop() or len(texts) != count:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Any
 
 from vidloc.errors import StoreError
 from vidloc.stores.catalog import Catalog, arrays_of_items, arrays_of_stream, load_contents
@@ -20,6 +19,7 @@ from vidloc.stores.format import (
     STORE_ATTRIBUTE,
     ArrayLayout,
     check_name,
+    inside,
     parse_json,
     parse_root,
     parse_spec,
@@ -95,23 +95,17 @@ def parse_catalog(data: bytes, *, where: str) -> Catalog:
         FormatVersionError: of a newer version.
     """
     document = parse_json(data, where=f"{where}, {METADATA_NAME}")
-    root = parse_root(_inside(document, "attributes", STORE_ATTRIBUTE), where=where)
-    members = _inside(document, "consolidated_metadata", "metadata")
+    root = parse_root(inside(document, "attributes", STORE_ATTRIBUTE), where=where)
+    members = inside(document, "consolidated_metadata", "metadata")
     if not isinstance(members, dict):
         raise StoreError(f"{where} is damaged: its root lacks the consolidated metadata of its arrays.")
     catalog = Catalog(root)
     expected = arrays_of_items()
     for name in root.streams:
         check_name(name, where=where)
-        document = _inside(members.get(f"streams/{name}"), "attributes", SPEC_ATTRIBUTE)
+        document = inside(members.get(f"streams/{name}"), "attributes", SPEC_ATTRIBUTE)
         catalog.specs[name] = parse_spec(document, name=name, where=where)
         expected |= arrays_of_stream(catalog.specs[name])
     for array, layout in expected.items():
         catalog.layouts[array] = ArrayLayout.from_metadata(members.get(array), layout, where=f"{where}, array {array}")
     return catalog
-
-
-def _inside(document: Any, *keys: str) -> Any:
-    for key in keys:
-        document = document.get(key) if isinstance(document, dict) else None
-    return document

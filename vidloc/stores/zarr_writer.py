@@ -254,6 +254,7 @@ class ZarrWriter(LocalReader):
         for state in self._contents.streams.values():
             self._set_lengths(_lengths(state))
         for array in self._arrays.values():
+            array.check(max(array.length - 1, 0), array.length)
             array.restore_chunk_length()
             array.sync()
         self._journal = self._fold(journal_number(catalog.root.journal) + 1)
