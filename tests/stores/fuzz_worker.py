@@ -162,7 +162,7 @@ def run(case: int, seed: int, bases: Path, folder: Path) -> dict[str, object]:
             append(path)
     except StoreError as error:
         report |= {"outcome": report.get("outcome", "refused"), "message": str(error)}
-        if len(str(error).strip()) < 20 or "\n" in str(error):
+        if len(str(error).strip()) < 20 or not str(error).isprintable():
             report["wrong"] = f"not one clear line: {error}"
     except BaseException:  # noqa: BLE001 (what is not promised is what we look for)
         report["wrong"] = traceback.format_exc()

@@ -22,6 +22,7 @@ from vidloc.stores.card import card_of
 from vidloc.stores.comparing import StoreDiff
 from vidloc.stores.comparing import diff as compare_stores
 from vidloc.stores.facts import StoreFacts, StreamFacts, facts_of
+from vidloc.stores.format import one_line
 from vidloc.stores.merging import merge as merge_stores
 from vidloc.stores.preview import FieldPreview, ItemPreview, head_of
 from vidloc.stores.remote_files import is_remote
@@ -331,7 +332,7 @@ def _diff_lines(found: StoreDiff) -> Iterator[str]:
         counts = [f"{len(items):,} {what}" for what, items in lists if items]
         yield f"{name}: {', '.join([f'{stream.num_same:,} items are the same', *counts])}"
         for line in stream.origin:
-            yield f"  origin: {line}"
+            yield f"  origin: {one_line(line)}"
         for what, items in lists:
             more = ", ..." if len(items) > _MOST_NAMED else ""
             if items:
@@ -340,7 +341,8 @@ def _diff_lines(found: StoreDiff) -> Iterator[str]:
 
 def _head_lines(found: ItemPreview) -> Iterator[str]:
     facts = found.info.model_dump(exclude={"item_id", "source_sha256"}, exclude_none=True)
-    yield f"{found.item_id}: " + (", ".join(f"{name} {value}" for name, value in facts.items()) or "no facts kept")
+    said = one_line(", ".join(f"{name} {value}" for name, value in facts.items()))
+    yield f"{found.item_id}: {said or 'no facts kept'}"
     for name, stream in found.streams.items():
         reason = f": {stream.reason}" if stream.reason else ""
         yield f"{name}: {stream.status}, {stream.num_rows:,} rows{reason}"
@@ -419,12 +421,13 @@ def _origin_lines(stream: StreamFacts) -> Iterator[str]:
     spec = stream.spec
     fields = ", ".join(f"{name}{field}" for name, field in spec.fields.items())
     yield f"{spec.name}: {fields}"
-    made_by = f"  by {spec.encoder or 'an encoder not stated'}"
+    made_by = f"  by {one_line(spec.encoder) or 'an encoder not stated'}"
     if stream.random_weights:
-        yield f"{made_by}, RANDOM WEIGHTS ({spec.weights_sha256}): the network was never trained"
+        yield f"{made_by}, RANDOM WEIGHTS ({one_line(spec.weights_sha256)}): the network was never trained"
         return
     licence = spec.source.licence or "licence not stated"
-    yield f"{made_by}, weights {spec.weights or 'not stated'} (sha256 {spec.weights_sha256[:12] or '-'}; {licence})"
+    weights = one_line(f"{spec.weights or 'not stated'} (sha256 {spec.weights_sha256[:12] or '-'}; {licence})")
+    yield f"{made_by}, weights {weights}"
 
 
 for command in (*MAKING, *SHARING):

@@ -13,7 +13,8 @@ from pathlib import Path
 from vidloc.core.records import ItemInfo, Status
 from vidloc.stores.base import FeatureStore, StreamSpec, open_store
 from vidloc.stores.facts import StoreFacts, StreamFacts, facts_of
-from vidloc.stores.tables import STATUSES, WITH_ROWS, one_line
+from vidloc.stores.format import one_line
+from vidloc.stores.tables import STATUSES, WITH_ROWS
 
 _MOST_LISTED = 10
 _FEW_SECONDS = 360  # below, hours would have no digits left

@@ -89,7 +89,12 @@ def apply_commit(contents: Contents, commit: Commit, *, store: str) -> None:
 
 def _load_items(catalog: Catalog, arrays: Mapping[str, PackedArray], store: str) -> ItemTable:
     texts = {
-        name: _texts(arrays[f"items/{name}"], catalog.root.items, where=f"column items/{name} of {store}")
+        name: _texts(
+            arrays[f"items/{name}"],
+            catalog.root.items,
+            where=f"column items/{name} of {store}",
+            are_json=name == "facts",
+        )
         for name in ("id", "facts")
     }
     return ItemTable(texts["id"], texts["facts"])
@@ -127,10 +132,10 @@ def _load_table(
     return table
 
 
-def _texts(array: PackedArray, count: int, *, where: str) -> list[str]:
+def _texts(array: PackedArray, count: int, *, where: str, are_json: bool = False) -> list[str]:
     pieces = array.pieces(0, array.layout.length)
     blocks = (piece[start : start + _BLOCK_BYTES] for piece in pieces for start in range(0, len(piece), _BLOCK_BYTES))
-    return split_texts(blocks, count, where=where)
+    return split_texts(blocks, count, where=where, are_json=are_json)
 
 
 def _title(path: str) -> str:

@@ -221,7 +221,8 @@ def parse_root(document: Any, *, where: str) -> Root:
     version = document["format"]
     requires = document.get("requires", [])
     if not isinstance(version, int) or version > FORMAT_VERSION or requires:
-        needs = f" and needs {', '.join(map(str, requires))}" if isinstance(requires, list) and requires else ""
+        named = one_line(", ".join(map(str, requires))) if isinstance(requires, list) else ""
+        needs = f" and needs {named}" if named else ""
         raise FormatVersionError(
             f"{where} has store format {version!r}{needs}; this vidloc reads formats up to {FORMAT_VERSION}. "
             "Please update vidloc."
@@ -307,6 +308,11 @@ def inside(document: Any, *keys: str) -> Any:
     return document
 
 
+def one_line(text: str) -> str:
+    """A sentence without line breaks or other control characters, which could steer a terminal."""
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
+
+
 def dump_json(document: Any) -> bytes:
     """A JSON document as it is put on disk."""
     return json.dumps(document, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
@@ -323,4 +329,5 @@ def validated(model: type[R], document: Any, *, where: str) -> R:
     except ValidationError as error:
         problem = error.errors(include_url=False, include_input=False)[0]
         name = ".".join(str(part) for part in problem["loc"])
-        raise StoreError(f"{where} is damaged: {name or 'the record'}: {problem['msg']}.") from None
+        said = one_line(f"{name or 'the record'}: {problem['msg']}")
+        raise StoreError(f"{where} is damaged: {said}.") from None

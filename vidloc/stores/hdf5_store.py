@@ -63,7 +63,7 @@ class Hdf5Store(LocalReader):
                 contents = load_file(self._path) if self._path.exists() else Contents()
                 if self._folder is None:
                     return contents
-                return joined(contents, load_folder(staging, self._pool, store=self._path))
+                return joined(contents, load_folder(staging, self._pool, store=self._path), store=self._path)
             except FileNotFoundError:  # replaced between two steps
                 pass
             except StoreError:
@@ -107,7 +107,7 @@ class Hdf5Writer(LocalReader):
         except BaseException:
             self._staging.abandon()
             raise
-        self._contents = joined(self._file, self._staging.contents)
+        self._contents = joined(self._file, self._staging.contents, store=self._path)
 
     @classmethod
     def reader_class(cls) -> Callable[[str], StoreReader]:
@@ -121,7 +121,7 @@ class Hdf5Writer(LocalReader):
     def add_stream(self, spec: StreamSpec) -> None:
         """See `FeatureWriter`."""
         self._staging.add_stream(spec)
-        self._contents = joined(self._file, self._staging.contents)
+        self._contents = joined(self._file, self._staging.contents, store=self._path)
 
     def set_info(self, info: ItemInfo) -> None:
         """See `FeatureWriter`."""
@@ -209,11 +209,20 @@ class Hdf5Writer(LocalReader):
         shutil.rmtree(trash)
 
 
-def joined(file: Contents, staged: Contents) -> Contents:
-    """File and staging folder as one store; the tables are shared, so that later commits show."""
+def joined(file: Contents, staged: Contents, *, store: Path) -> Contents:
+    """File and staging folder as one store; the tables are shared, so that later commits show.
+
+    Raises:
+        StoreError: they contradict each other.
+    """
     streams = dict(file.streams)
     for name, state in staged.streams.items():
         if name in streams:
+            if streams[name].spec.origin() != state.spec.origin():
+                raise StoreError(
+                    f"store {store} is damaged: stream {name!r} is described otherwise in {staging_of(store)}, where its "
+                    "newest rows lie."
+                )
             streams[name] = StreamState(state.spec, [*streams[name].parts, *state.parts])
         else:
             streams[name] = state

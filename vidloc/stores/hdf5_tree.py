@@ -22,6 +22,7 @@ from vidloc.stores.format import (
     STORE_ATTRIBUTE,
     ArrayLayout,
     check_name,
+    one_line,
     parse_json,
     parse_root,
     parse_spec,
@@ -92,7 +93,7 @@ def hdf5_errors(where: str) -> Iterator[None]:
     except MemoryError:
         raise StoreError(f"{where} is damaged: libhdf5 asks for more memory than its metadata may take.") from None
     except (OSError, LookupError, ArithmeticError, ValueError, TypeError, RuntimeError) as error:
-        raise StoreError(f"{where} is damaged or no HDF5 file: {' '.join(str(error).split())}.") from error
+        raise StoreError(f"{where} is damaged or no HDF5 file: {one_line(str(error))}.") from error
 
 
 def _read_catalog(file: h5py.File, where: str) -> Catalog:

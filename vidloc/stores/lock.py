@@ -19,6 +19,7 @@ from typing import Self
 from vidloc.core.records import Record
 from vidloc.errors import StoreError
 from vidloc.stores.confined import read_inside
+from vidloc.stores.format import one_line
 
 LOCK_NAME = "lock"
 _MAX_BYTES = 65_536
@@ -70,7 +71,7 @@ class Holder(Record):
         return _started(self.process) != self.started
 
     def __str__(self) -> str:
-        return f"process {self.process} on {self.host} since {self.since}"
+        return one_line(f"process {self.process} on {self.host} since {self.since}")
 
 
 class Lock:

@@ -14,7 +14,8 @@ from vidloc.core.records import ItemInfo, Status
 from vidloc.core.rows import Rows
 from vidloc.errors import StreamNotFoundError, did_you_mean
 from vidloc.stores.base import FeatureStore, StreamSpec, open_store
-from vidloc.stores.tables import WITH_ROWS, one_line
+from vidloc.stores.format import one_line
+from vidloc.stores.tables import WITH_ROWS
 
 # The field whose numbers are those of classes in the stream's vocabulary.
 _LABELS = "labels"

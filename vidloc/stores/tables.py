@@ -6,6 +6,7 @@ columns (a million entries load in a second or so); what came since, from the jo
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -21,6 +22,8 @@ from vidloc.stores.format import dump_json, parse_json, validated
 
 STATUSES: tuple[Status, ...] = ("done", "partial", "absent", "failed")
 WITH_ROWS: tuple[Status, ...] = ("done", "partial")
+# Control characters beyond 0x1f, in UTF-8. Shown as they are, they could steer a terminal.
+_CONTROL = re.compile(rb"\x7f|\xc2[\x80-\x9f]|\xe2\x80[\xa8\xa9]")
 
 Columns = Mapping[str, NDArray[Any]]
 
@@ -216,21 +219,24 @@ def join_texts(texts: Sequence[str]) -> NDArray[np.uint8]:
     return np.frombuffer("".join(f"{text}\n" for text in texts).encode(), np.uint8)
 
 
-def split_texts(blocks: Iterable[NDArray[np.uint8]], count: int, *, where: str) -> list[str]:
+def split_texts(blocks: Iterable[NDArray[np.uint8]], count: int, *, where: str, are_json: bool = False) -> list[str]:
     """Inverse of `join_texts`.
 
     Args:
         blocks: the column in pieces.
         count: texts that it is to hold.
+        are_json: whether they are documents, in which all characters may occur that JSON need not escape.
 
     Raises:
         StoreError: no UTF-8, control characters, or another number of texts.
     """
     data = bytearray()
     for block in blocks:
-        if ((block < 0x20) & (block != 0x0A)).any():  # they could steer a terminal that shows them
+        if ((block < 0x20) & (block != 0x0A)).any():
             raise StoreError(f"{where} is damaged: it holds control characters.")
         data += block.tobytes()
+    if not are_json and _CONTROL.search(data):
+        raise StoreError(f"{where} is damaged: it holds control characters.")
     try:
         texts = data.decode().split("\n")
     except UnicodeDecodeError as error:
@@ -238,11 +244,6 @@ def split_texts(blocks: Iterable[NDArray[np.uint8]], count: int, *, where: str) 
     if texts.pop() or len(texts) != count:
         raise StoreError(f"{where} is damaged: it holds {len(texts)} texts, expected {count}.")
     return texts
-
-
-def one_line(text: str) -> str:
-    """A sentence without line breaks or other control characters."""
-    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
 
 
 def _digest_text(digest: NDArray[np.uint8]) -> str:

@@ -41,6 +41,7 @@ from vidloc.stores.format import (
     check_spec,
     dump_json,
     group_metadata,
+    one_line,
     root_metadata,
 )
 from vidloc.stores.journal import Journal, journal_name, journal_number, read_journal
@@ -48,7 +49,7 @@ from vidloc.stores.lock import Lock
 from vidloc.stores.packed import GrowingArray
 from vidloc.stores.pending import PendingItem, PendingItems, PendingRows
 from vidloc.stores.reading import Contents, LocalReader, Part, StoreReader, StreamState
-from vidloc.stores.tables import WITH_ROWS, Commit, Entry, StreamTable, one_line
+from vidloc.stores.tables import WITH_ROWS, Commit, Entry, StreamTable
 from vidloc.stores.zarr_store import ZarrStore, read_catalog
 
 FOLD_COMMITS = 1000
