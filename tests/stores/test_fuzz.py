@@ -92,7 +92,7 @@ def lines(process: subprocess.Popen[str]) -> Iterator[str]:
     assert process.stdout is not None
     with selectors.DefaultSelector() as selector:
         selector.register(process.stdout, selectors.EVENT_READ)
-        while selector.select(timeout=3 * SECONDS):
+        while selector.select(timeout=2 * SECONDS):
             line = process.stdout.readline()
             if not line:
                 return

@@ -220,8 +220,8 @@ def joined(file: Contents, staged: Contents, *, store: Path) -> Contents:
         if name in streams:
             if streams[name].spec.origin() != state.spec.origin():
                 raise StoreError(
-                    f"store {store} is damaged: stream {name!r} is described otherwise in {staging_of(store)}, where its "
-                    "newest rows lie."
+                    f"store {store} is damaged: stream {name!r} is described otherwise in {staging_of(store)}, where "
+                    "its newest rows lie."
                 )
             streams[name] = StreamState(state.spec, [*streams[name].parts, *state.parts])
         else:
