@@ -275,6 +275,23 @@ def test_roles_that_two_streams_fit_must_be_chosen(plan, tmp_path):
         train(replace(plan, streams={**STREAMS, "sound": "motion"}), tmp_path / "d")
 
 
+def test_streams_of_a_kind_that_only_a_later_version_knows_fit_no_role(plan, planted, tmp_path):
+    store = tmp_path / "feats.zarr"
+    shutil.copytree(planted.store, store)
+    document = json.loads((store / "zarr.json").read_bytes())
+    for name in ("motion", "looks"):
+        spec = document["consolidated_metadata"]["metadata"][f"streams/{name}"]["attributes"]["vidloc_stream"]
+        spec["kind"] = "point_cloud"
+    (store / "zarr.json").write_text(json.dumps(document))
+    plan = replace(plan, stores=(str(store),))
+    with pytest.raises(
+        OptionError, match=r"is of kind point_cloud \(a newer vidloc may know it\), not clip"
+    ):
+        train(plan, tmp_path / "a")
+    with pytest.raises(OptionError, match=r"none fits \(streams: .*motion \(point_cloud\)"):
+        train(replace(plan, streams={}), tmp_path / "b")
+
+
 def test_annotations_without_rows_are_counted_and_listed(plan, planted, tmp_path):
     store = tmp_path / "feats.zarr"
     shutil.copytree(planted.store, store)

@@ -1,4 +1,4 @@
-"""What a store from elsewhere may claim: nothing takes memory or disk for it, loses rows over it, or steers a terminal."""
+"""What a store from elsewhere may claim: nothing takes memory for it, loses rows by it, or steers a terminal."""
 
 from __future__ import annotations
 
@@ -234,7 +234,7 @@ def test_names_of_features_that_are_required_do_not_break_a_message(store):
 def test_no_control_character_is_in_an_id(store, character):
     for position, byte in enumerate(character.encode() + b"a"):
         change(store, "items/id", position, byte)
-    with pytest.raises(StoreError, match="holds control characters|texts, expected"):
+    with pytest.raises(StoreError, match=r"holds control characters|texts, expected"):
         open_store(store)
 
 

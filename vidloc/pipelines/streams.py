@@ -11,9 +11,11 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import get_args
 
 import numpy as np
 
+from vidloc.core.records import Kind
 from vidloc.core.rows import Rows
 from vidloc.core.timeline import Timeline
 from vidloc.errors import OptionError, ProvenanceError, StoreError, StreamNotFoundError, UnknownNameError, did_you_mean
@@ -185,7 +187,8 @@ def _all_streams(stores: Sequence[FeatureStore]) -> dict[str, tuple[FeatureStore
 def _misfit(need: StreamNeed, spec: StreamSpec) -> str:
     """Why a stream does not fit a role, empty if it does."""
     if spec.kind not in need.kinds:
-        return f"is of kind {spec.kind}, not {' or '.join(need.kinds)}"
+        known = "" if spec.kind in get_args(Kind) else " (a newer vidloc may know it)"
+        return f"is of kind {spec.kind}{known}, not {' or '.join(need.kinds)}"
     features = spec.fields.get("features")
     if features is None:
         return "has no field 'features'"
