@@ -20,7 +20,7 @@ from vidloc.core.timeline import Spans, TimeGrid
 from vidloc.stores.base import FeatureWriter, StreamSpec, create_store
 
 HERE = Path(__file__).parent / "v1"
-PATHS = (HERE / "feats.zarr", HERE / "feats.h5")
+PATHS = (HERE / "feats.zarr", HERE / "feats.h5", HERE / "indexed.h5")  # the second is from before files had an index
 
 CLIP = StreamSpec(
     name="clip",
@@ -134,4 +134,5 @@ def _write(writer: FeatureWriter, item: str, stream: str, rows: Rows) -> None:
 
 if __name__ == "__main__":
     for archive in PATHS:
-        write_archive(archive)
+        if not archive.exists():
+            write_archive(archive)

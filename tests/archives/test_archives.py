@@ -16,7 +16,7 @@ from vidloc.stores.operations import verify
 CONTENT_ID = "4a361f7f307450d0d88dd70832e157a09fe81c7a9d376636263bdd0a6d861cdf"
 
 
-@pytest.fixture(params=v1.PATHS, ids=["zarr", "hdf5"])
+@pytest.fixture(params=v1.PATHS, ids=["zarr", "hdf5", "indexed"])
 def archive(request, tmp_path) -> Path:
     """A copy, since nothing may change the archive itself."""
     copy = tmp_path / request.param.name

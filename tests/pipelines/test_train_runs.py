@@ -284,9 +284,7 @@ def test_streams_of_a_kind_that_only_a_later_version_knows_fit_no_role(plan, pla
         spec["kind"] = "point_cloud"
     (store / "zarr.json").write_text(json.dumps(document))
     plan = replace(plan, stores=(str(store),))
-    with pytest.raises(
-        OptionError, match=r"is of kind point_cloud \(a newer vidloc may know it\), not clip"
-    ):
+    with pytest.raises(OptionError, match=r"is of kind point_cloud \(a newer vidloc may know it\), not clip"):
         train(plan, tmp_path / "a")
     with pytest.raises(OptionError, match=r"none fits \(streams: .*motion \(point_cloud\)"):
         train(replace(plan, streams={}), tmp_path / "b")

@@ -31,6 +31,7 @@ from vidloc.stores.base import FeatureStore, append_to_store, open_store
 from vidloc.stores.facts import facts_of
 from vidloc.stores.format import chunk_rows
 from vidloc.stores.operations import verify
+from vidloc.stores.rewriting import subset
 
 BASES = ("closed.zarr", "journal.zarr", "closed.h5", "staged.h5")
 PRECIOUS = b"PRECIOUS" * 512
@@ -130,6 +131,12 @@ def append(path: Path) -> None:
         assert before <= sound_entries(path), "rows that were sound are lost or changed"
 
 
+def copy(path: Path, out: Path) -> None:
+    """A copy holds nothing that is damaged, or is refused."""
+    subset(out, path)
+    assert not verify(out).damages, "damaged rows were copied"
+
+
 def sound_entries(path: Path) -> set[tuple[str, str, str]]:
     with open_store(path) as store:
         return {
@@ -160,6 +167,8 @@ def run(case: int, seed: int, bases: Path, folder: Path) -> dict[str, object]:
         report["outcome"] = exercise(path)
         if case % 4 == 0:
             append(path)
+        elif case % 8 == 1:
+            copy(path, inside / chance.choice(("copy.zarr", "copy.h5")))
     except StoreError as error:
         report |= {"outcome": report.get("outcome", "refused"), "message": str(error)}
         if len(str(error).strip()) < 20 or not str(error).isprintable():

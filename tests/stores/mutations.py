@@ -341,9 +341,11 @@ _BY_HDF5: tuple[Mutation, ...] = (
 
 def copy_store(base: Path, folder: Path) -> Path:
     """A store, and the staging folder beside it where it has one, copied into an empty folder."""
-    copy = shutil.copytree if base.is_dir() else shutil.copy
-    copy(base, folder / base.name)
+    if base.is_dir():
+        shutil.copytree(base, folder / base.name, copy_function=shutil.copyfile)
+    else:
+        shutil.copy(base, folder)
     staging = base.with_name(f"{base.name}.staging")
     if staging.is_dir():
-        shutil.copytree(staging, folder / staging.name)
+        shutil.copytree(staging, folder / staging.name, copy_function=shutil.copyfile)
     return folder / base.name
