@@ -149,12 +149,11 @@ def sound_entries(path: Path) -> set[tuple[str, str, str]]:
 
 def run(case: int, seed: int, bases: Path, folder: Path) -> dict[str, object]:
     chance = random.Random(f"{seed} {case}")
-    outside, inside = folder / "outside", folder / "inside"
-    for place in (outside, inside):
-        shutil.rmtree(place, ignore_errors=True)
-        place.mkdir(parents=True)
+    outside, base = folder / "outside", chance.choice(BASES)
+    shutil.rmtree(outside, ignore_errors=True)
+    outside.mkdir(parents=True)
     (outside / "precious").write_bytes(PRECIOUS)
-    path = copy_store(bases / chance.choice(BASES), inside)
+    path = copy_store(bases / base, folder / f"of {base}")
     said = mutate(chance, path, outside)
     hdf5_apart._answer_apart = _answer_apart if case % STARTED == 0 else answer_forked
     before = {file: file.read_bytes() for file in outside.rglob("*") if file.is_file()}
@@ -168,7 +167,7 @@ def run(case: int, seed: int, bases: Path, folder: Path) -> dict[str, object]:
         if case % 4 == 0:
             append(path)
         elif case % 8 == 1:
-            copy(path, inside / chance.choice(("copy.zarr", "copy.h5")))
+            copy(path, path.with_name(chance.choice(("copy.zarr", "copy.h5"))))
     except StoreError as error:
         report |= {"outcome": report.get("outcome", "refused"), "message": str(error)}
         if len(str(error).strip()) < 20 or not str(error).isprintable():

@@ -340,12 +340,42 @@ _BY_HDF5: tuple[Mutation, ...] = (
 
 
 def copy_store(base: Path, folder: Path) -> Path:
-    """A store, and the staging folder beside it where it has one, copied into an empty folder."""
-    if base.is_dir():
-        shutil.copytree(base, folder / base.name, copy_function=shutil.copyfile)
-    else:
-        shutil.copy(base, folder)
-    staging = base.with_name(f"{base.name}.staging")
-    if staging.is_dir():
-        shutil.copytree(staging, folder / staging.name, copy_function=shutil.copyfile)
+    """A store, and the staging folder beside it where it has one, as all that is in a folder.
+
+    What is left there of an earlier copy is mended: most files are as they were, and making them anew takes longest.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    names = {base.name, f"{base.name}.staging"}
+    for entry in folder.iterdir():
+        if entry.name not in names or not (base.parent / entry.name).exists():
+            _remove(entry)
+    for name in names:
+        if (base.parent / name).exists():
+            _mend(base.parent / name, folder / name)
     return folder / base.name
+
+
+def _mend(base: Path, copy: Path) -> None:
+    """Make a copy, of which something may be there, the same as what it is a copy of."""
+    if base.is_file():
+        is_file = copy.is_file() and not copy.is_symlink()
+        if not (is_file and copy.stat().st_size == base.stat().st_size and copy.read_bytes() == base.read_bytes()):
+            _remove(copy)
+            shutil.copyfile(base, copy)
+        return
+    if copy.is_symlink() or not copy.is_dir():
+        _remove(copy)
+        copy.mkdir()
+    names = {entry.name for entry in base.iterdir()}
+    for entry in copy.iterdir():
+        if entry.name not in names:
+            _remove(entry)
+    for name in names:
+        _mend(base / name, copy / name)
+
+
+def _remove(place: Path) -> None:
+    if place.is_dir() and not place.is_symlink():
+        shutil.rmtree(place)
+    else:
+        place.unlink(missing_ok=True)
