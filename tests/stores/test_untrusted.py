@@ -260,7 +260,7 @@ def test_nothing_that_a_store_says_steers_the_terminal(store, tmp_path, command)
 def test_a_stream_of_an_unknown_kind_is_listed_and_read(store):
     edit(store, "streams/clip", "vidloc_stream", lambda spec: spec.update(kind="point_cloud"))
     outputs = {}
-    for command in ("info", "ls", "head", "stats", "verify", "card"):
+    for command in ("info", "ls", "head", "verify", "card"):
         more = ["v0"] if command == "head" else []
         result = CliRunner().invoke(vidloc, ["store", command, str(store), *more])
         assert result.exit_code == 0, result.output

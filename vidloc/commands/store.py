@@ -160,6 +160,8 @@ def verify(
     vidloc store verify feats.zarr --quick
     vidloc store verify feats.zarr --signature --allowed-signers allowed_signers
 
+    An HDF5 file is also opened as other programs do, and has to be the same store for them.
+
     Exit codes: 0 sound, 3 damage found, 1 the store cannot be opened at all, or its signature does not hold.
     """
     if signature != (allowed_signers is not None):
