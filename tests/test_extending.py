@@ -67,7 +67,9 @@ def test_every_command_of_the_page_runs(folder, monkeypatch):
     runpy.run_path("make_model.py")
     printed = {command: run(*shlex.split(command)) for command in COMMANDS}
     assert "--dropout" in printed["train-head ./peak_head.py --help"]
-    for command in ("check ./peak_head.py", "check ./mean_colour.py", "check hf:tiny_videomae"):
+    assert "11 of 11 checks passed" in printed["check ./peak_head.py"]
+    assert "shown over time: row scores" in printed["check ./peak_head.py"]
+    for command in ("check ./mean_colour.py", "check hf:tiny_videomae"):
         assert "10 of 10 checks passed" in printed[command]
     assert "3 of 3 checks passed" in printed["check colours.zarr"]
     with open_store("colours.zarr") as store:

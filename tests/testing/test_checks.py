@@ -14,6 +14,7 @@ from pydantic import Field
 from torch import nn
 
 from vidloc.cli import vidloc
+from vidloc.core.lanes import Bar, Bars, Curves, Mark, Marks
 from vidloc.core.records import Prediction, Source
 from vidloc.core.rows import FieldSpec, Rows
 from vidloc.core.timeline import Span
@@ -153,6 +154,32 @@ class ForgetsOnSave(GoodHead):
         return super().pooled(rows) + self.offset
 
 
+class MissesLanes(GoodHead):
+    def lanes(self, batch, kept):
+        return [()]
+
+
+class OneNameTwice(GoodHead):
+    def lanes(self, batch, kept):
+        return [(Bars("rows", ()), Marks("rows", ()))] * len(batch)
+
+
+class MarksBeyondVideo(GoodHead):
+    def lanes(self, batch, kept):
+        return [(Marks("peaks", (Mark(sample.span.end_s + 100),)),) for sample in batch.samples]
+
+
+class UndefinedCurve(GoodHead):
+    def lanes(self, batch, kept):
+        curve = Curves("gain", np.zeros(1), {"gain": np.array([np.nan])})
+        return [(curve,)] * len(batch)
+
+
+class LanesOfNeighbours(GoodHead):
+    def lanes(self, batch, kept):
+        return [(Bars("batch", (Bar(batch.samples[-1].span),)),)] * len(batch)
+
+
 HEADS = [
     (SilentOption, "options_have_help", "without help: width, depth"),
     (NoSource, "source_filled_in", "source.paper is empty"),
@@ -165,6 +192,11 @@ HEADS = [
     (UnknownClass, "predictions_sensible", "label 'juggle' is no class; known: cup, knife"),
     (LeavesSegmentsOut, "predictions_sensible", "segments without an answer: ['item_0_0']"),
     (TooFewScores, "predictions_sensible", "1 scores for task 'verb' of 3 classes"),
+    (MissesLanes, "lanes_sensible", "lanes() answers for 1 of"),
+    (OneNameTwice, "lanes_sensible", "the lanes need names, each its own, and are ['rows', 'rows']"),
+    (MarksBeyondVideo, "lanes_sensible", "lane 'peaks' reaches from 0.000 to"),
+    (UndefinedCurve, "lanes_sensible", "lane 'gain' has numbers that are not finite"),
+    (LanesOfNeighbours, "lanes_sensible", "a sample alone has other lanes than in a batch: batch"),
     (UnseededWeights, "same_seed_same_result", "differ in: offset"),
     (DrawsGlobally, "same_seed_same_result", "draws from torch's global generator"),
     (ForgetsOnSave, "save_and_load", "a head loaded from its file predicts otherwise"),
@@ -495,9 +527,9 @@ def test_the_command_prints_sentences_and_exits_3(tmp_path):
     assert result.exit_code == 3
     assert f"{path}: head ({path})" in result.stdout
     assert "  FAIL  source filled in: source.paper is empty" in result.stdout
-    assert "9 of 10 checks passed." in result.stdout
+    assert "10 of 11 checks passed." in result.stdout
     found = json.loads(CliRunner().invoke(vidloc, ["check", str(path), "--json"]).stdout)
-    assert (found["what"], found["passed"], len(found["checks"])) == ("head", False, 10)
+    assert (found["what"], found["passed"], len(found["checks"])) == ("head", False, 11)
 
 
 def test_the_command_takes_options_and_backends():

@@ -21,7 +21,9 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
@@ -83,6 +85,11 @@ class PairedRows:
             borders = [max(times[0] - halves[0], 0.0), *borders, times[-1] + halves[-1]]
             found.append([Span(a, b) for a, b in pairwise(borders)])
         return found
+
+    def of_samples(self, values: Tensor) -> Iterator[tuple[NDArray[np.float64], NDArray[np.float64]]]:
+        """Centres of the real rows of each sample `(time,)`, and their part of `(batch, time, ...)` values."""
+        for centers, own, mask in zip(self.centers.cpu(), values.double().cpu(), self.mask.cpu(), strict=True):
+            yield centers[mask].numpy(), own[mask].numpy()
 
 
 def paired_rows(batch: Batch, *, positions: int = 0) -> PairedRows:

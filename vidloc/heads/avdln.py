@@ -18,15 +18,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import ClassVar, Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor, nn
 
+from vidloc.core.lanes import Lane
 from vidloc.core.records import Prediction
-from vidloc.heads.audio_visual import AUDIO, MAPS, TIAN, VISUAL, linear_layers, paired_rows, xavier
-from vidloc.heads.base import Batch, Head, HeadOptions, StreamNeed
+from vidloc.heads.audio_visual import AUDIO, MAPS, TIAN, VISUAL, PairedRows, linear_layers, paired_rows, xavier
+from vidloc.heads.base import Batch, Head, HeadOptions, Kept, StreamNeed
 from vidloc.heads.layers import masked_mean
-from vidloc.heads.matching import answers, diagonal_sums, query_rows
+from vidloc.heads.matching import answers, diagonal_sums, match_lanes, query_rows
 from vidloc.heads.sampling import AllRows, Sampling
 
 _LEAST_SQUARE = 1e-7
@@ -97,18 +100,23 @@ class Avdln(Head):
     def predict(self, batch: Batch) -> list[Prediction]:
         """Where each event lies in the pictures, given its sound, and the reverse."""
         pair = paired_rows(batch)
+        return answers(batch, pair, self._gains(batch, pair))
+
+    def lanes(self, batch: Batch, kept: Kept) -> list[tuple[Lane, ...]]:
+        """How near the excerpt comes to each window, in both directions: the sum of distances, below zero."""
+        pair = paired_rows(batch)
+        return match_lanes(pair, self._gains(batch, pair))
+
+    def _gains(self, batch: Batch, pair: PairedRows) -> dict[str, list[NDArray[np.float64]]]:
+        """How good each start is, by direction, for every sample."""
         sounds, pictures = self.embedded(pair.audio, pair.visual)
         apart = distance(sounds.unsqueeze(1), pictures.unsqueeze(2)).double().cpu().numpy()  # (batch, visual, audio)
         counts, queries = pair.mask.sum(dim=1).tolist(), query_rows(pair.inside(batch.samples, at_least_one=True))
         tables = [table[:n, :n] for table, n in zip(apart, counts, strict=True)]
-        return answers(
-            batch,
-            pair,
-            {
-                "a2v": [-diagonal_sums(table, *query) for table, query in zip(tables, queries, strict=True)],
-                "v2a": [-diagonal_sums(table.T, *query) for table, query in zip(tables, queries, strict=True)],
-            },
-        )
+        return {
+            "a2v": [-diagonal_sums(table, *query) for table, query in zip(tables, queries, strict=True)],
+            "v2a": [-diagonal_sums(table.T, *query) for table, query in zip(tables, queries, strict=True)],
+        }
 
 
 HEAD = Avdln

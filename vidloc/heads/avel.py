@@ -29,9 +29,11 @@ from pydantic import BeforeValidator, Field
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
+from vidloc.core.lanes import Lane, class_curves
 from vidloc.core.records import Prediction
 from vidloc.heads.audio_visual import (
     AUDIO,
+    BACKGROUND,
     MAPS,
     TIAN,
     VISUAL,
@@ -46,7 +48,7 @@ from vidloc.heads.audio_visual import (
     row_targets,
     xavier,
 )
-from vidloc.heads.base import UNLABELLED, Batch, Head, HeadOptions, Share, StreamNeed, numbers
+from vidloc.heads.base import UNLABELLED, Batch, Head, HeadOptions, Kept, Share, StreamNeed, numbers
 from vidloc.heads.layers import masked_max, masked_mean
 from vidloc.heads.sampling import AllRows, Sampling
 
@@ -172,6 +174,12 @@ class Avel(Head):
         pair = self._paired(batch)
         surest, classes = torch.softmax(self.scores(pair).double(), dim=-1).max(dim=-1)
         return named_rows(batch, pair, classes, surest, self.events)
+
+    def lanes(self, batch: Batch, kept: Kept) -> list[tuple[Lane, ...]]:
+        """The probability of each class and of background over the clip."""
+        pair = self._paired(batch)
+        names, shares = (*self.events, BACKGROUND), torch.softmax(self.scores(pair).double(), dim=-1)
+        return [(class_curves("class probability", *own, names),) for own in pair.of_samples(shares)]
 
     def _paired(self, batch: Batch) -> PairedRows:
         if len(batch.rows) == 1:  # one stream stands beside itself

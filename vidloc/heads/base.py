@@ -20,6 +20,7 @@ import torch
 from pydantic import BeforeValidator, Field
 from torch import Tensor, nn
 
+from vidloc.core.lanes import Lane
 from vidloc.core.options import Options
 from vidloc.core.records import HeadTask, Kind, Point, Prediction, Segment, Source
 from vidloc.core.timeline import Span
@@ -27,6 +28,8 @@ from vidloc.heads.sampling import AllRows, RowRule, Sampling, SegmentRows
 
 if TYPE_CHECKING:
     from vidloc.heads.training import FitData, Recorder
+
+Kept = Mapping[str, Mapping[str, Tensor]]  # what `fit` gave to `Recorder.keep`, by its name and by item
 
 UNLABELLED = -1  # label of a sample whose class is withheld; losses leave it out
 
@@ -257,6 +260,17 @@ class Head(nn.Module, ABC):
     @abstractmethod
     def predict(self, batch: Batch) -> list[Prediction]:
         """What the head says of the samples; called in evaluation mode without gradients."""
+
+    def lanes(self, batch: Batch, kept: Kept) -> list[tuple[Lane, ...]]:
+        """What only the head knows of each sample over time, for `vidloc report`; called as `predict` is.
+
+        True segments, single frames and predictions are drawn anyway, so by default there is nothing to add.
+
+        Args:
+            kept: what `fit` kept for this by `Recorder.keep`.
+        """
+        del kept
+        return [()] * len(batch)
 
     @classmethod
     def needs_for(cls, options: Any) -> Mapping[str, StreamNeed]:

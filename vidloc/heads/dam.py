@@ -19,18 +19,21 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
+from vidloc.core.lanes import Curves, Lane
 from vidloc.core.records import Prediction, Source
 from vidloc.errors import OptionError
 from vidloc.heads.audio_visual import AUDIO, MAPS, VISUAL, PairedRows, paired_rows
 from vidloc.heads.avdln import MatchingOptions, matching_needs
-from vidloc.heads.base import Batch, Head, StreamNeed
+from vidloc.heads.base import Batch, Head, Kept, StreamNeed
 from vidloc.heads.layers import masked_mean
-from vidloc.heads.matching import answers, query_rows, window_sums
+from vidloc.heads.matching import DIRECTIONS, answers, match_lanes, query_rows, window_sums
 from vidloc.heads.sampling import AllRows, Sampling
 
 _LEAST = 1e-7
@@ -137,16 +140,31 @@ class Dam(Head):
         """Where each event lies in the pictures, given its sound, and the reverse."""
         pair = paired_rows(batch)
         event = pair.inside(batch.samples, at_least_one=True)
-        sound, picture = (p.double().cpu().numpy() for p in self.relevances(pair, event))
-        counts, lengths = pair.mask.sum(dim=1).tolist(), [length for _, length in query_rows(event)]
-        gains = {
-            direction: [window_sums(row[:n], length) for row, n, length in zip(rows, counts, lengths, strict=True)]
-            for direction, rows in (("a2v", picture), ("v2a", sound))
-        }
-        return answers(batch, pair, gains)
+        return answers(batch, pair, _gains(pair, event, self.relevances(pair, event)))
+
+    def lanes(self, batch: Batch, kept: Kept) -> list[tuple[Lane, ...]]:
+        """How well each window answers, in both directions, and the relevance of every row that this is summed of."""
+        pair = paired_rows(batch)
+        event = pair.inside(batch.samples, at_least_one=True)
+        sound, picture = self.relevances(pair, event)
+        both = pair.of_samples(torch.stack([picture, sound], dim=-1))
+        names = ("pictures, by the sound's event", "sound, by the picture's event")
+        relevant = [Curves("relevance", times, dict(zip(names, values.T, strict=True))) for times, values in both]
+        matches = match_lanes(pair, _gains(pair, event, (sound, picture)))
+        return [(*match, curves) for match, curves in zip(matches, relevant, strict=True)]
 
 
 HEAD = Dam
+
+
+def _gains(pair: PairedRows, event: Tensor, relevances: tuple[Tensor, Tensor]) -> dict[str, list[NDArray[np.float64]]]:
+    """How good each start is, by direction, for every sample; the pictures' relevance tells where sound leads."""
+    sound, picture = (p.double().cpu().numpy() for p in relevances)
+    counts, lengths = pair.mask.sum(dim=1).tolist(), [length for _, length in query_rows(event)]
+    return {
+        direction: [window_sums(row[:n], length) for row, n, length in zip(rows, counts, lengths, strict=True)]
+        for direction, rows in zip(DIRECTIONS, (picture, sound), strict=True)
+    }
 
 
 def relevance(event: Tensor, rows: Tensor) -> Tensor:

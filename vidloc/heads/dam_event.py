@@ -20,9 +20,11 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
+from vidloc.core.lanes import Curves, Lane, class_curves
 from vidloc.core.records import Prediction
 from vidloc.heads.audio_visual import (
     AUDIO,
+    BACKGROUND,
     MAPS,
     VISUAL,
     GuidedAttention,
@@ -32,9 +34,11 @@ from vidloc.heads.audio_visual import (
     paired_rows,
 )
 from vidloc.heads.avel import EventOptions
-from vidloc.heads.base import UNLABELLED, Batch, Head, StreamNeed
+from vidloc.heads.base import UNLABELLED, Batch, Head, Kept, StreamNeed
 from vidloc.heads.dam import WU, DualMatching, relevance, relevance_loss
 from vidloc.heads.sampling import AllRows, Sampling
+
+LEAST_RELEVANCE = 0.5  # of a second that belongs to the event
 
 
 class DamEventOptions(EventOptions):
@@ -105,6 +109,21 @@ class DamEvent(Head):
         surest = torch.where(classes < len(self.events), probabilities, 1 - probabilities)
         return named_rows(batch, pair, classes, surest, self.events)
 
+    def lanes(self, batch: Batch, kept: Kept) -> list[tuple[Lane, ...]]:
+        """Relevance of every row with the threshold of an event, and how it is divided among the clip's classes."""
+        pair = paired_rows(batch, positions=self.options.positions)
+        probabilities, scores = self.outputs(pair.audio, pair.visual, pair.mask)
+        relevant, classes = probabilities.double().unsqueeze(-1), torch.softmax(scores.double(), dim=-1)
+        divided = torch.cat([relevant * classes.unsqueeze(1), 1 - relevant], dim=-1)
+        names = (*self.events, BACKGROUND)
+        return [
+            (
+                Curves("relevance", times, {"relevance": 1 - values[:, -1]}, level=LEAST_RELEVANCE),
+                class_curves("relevance x class probability", times, values, names),
+            )
+            for times, values in pair.of_samples(divided)
+        ]
+
 
 HEAD = DamEvent
 
@@ -112,4 +131,4 @@ HEAD = DamEvent
 def event_or_background(probabilities: Tensor, scores: Tensor) -> Tensor:
     """`(batch, time)` the best class where p is at least a half, else the id after the classes'."""
     best = scores.argmax(dim=-1, keepdim=True).expand_as(probabilities)
-    return torch.where(probabilities >= 0.5, best, scores.shape[-1])
+    return torch.where(probabilities >= LEAST_RELEVANCE, best, scores.shape[-1])

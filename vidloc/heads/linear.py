@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import ClassVar
 
 import numpy as np
@@ -32,10 +33,11 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
+from vidloc.core.lanes import Bar, Bars, Lane, class_curves
 from vidloc.core.records import Prediction, Segment, Source
 from vidloc.core.timeline import Span
 from vidloc.errors import OptionError
-from vidloc.heads.base import BaseHeadOptions, Batch, Head, RowBatch, StreamNeed
+from vidloc.heads.base import BaseHeadOptions, Batch, Head, Kept, RowBatch, StreamNeed
 from vidloc.heads.layers import Standardize, only_task
 from vidloc.heads.training import FitData, Recorder
 
@@ -136,25 +138,47 @@ class Linear(Head):
 
     def predict(self, batch: Batch) -> list[Prediction]:
         """Segments of each item, in order of time."""
+        found = []
+        for sample, (scores, windows) in zip(batch.samples, self._probabilities(batch), strict=True):
+            found.extend(self._segments(sample.item_id, scores, windows))
+        return found
+
+    def lanes(self, batch: Batch, kept: Kept) -> list[tuple[Lane, ...]]:
+        """The best class of each row by itself, before they are joined, and the probability of each class."""
+        names = (*self.classes, "background")
+        found: list[tuple[Lane, ...]] = []
+        for scores, windows in self._probabilities(batch):
+            curves = class_curves("class probability", windows.mean(axis=1), scores, names)
+            found.append((Bars("rows, each by itself", self._row_bars(scores, windows)), curves))
+        return found
+
+    def _row_bars(self, scores: NDArray[np.float64], windows: NDArray[np.float64]) -> tuple[Bar, ...]:
+        best = scores.argmax(axis=1)
+        cells = row_cells(windows, np.log(np.maximum(scores, _LEAST_PROBABILITY)), best)
+        return tuple(
+            Bar(Span(max(float(cells[start, 0]), 0.0), float(cells[stop - 1, 1])), self.classes[best[start]])
+            for start, stop in _runs(best)
+            if best[start] < len(self.classes)
+        )
+
+    def _probabilities(self, batch: Batch) -> list[tuple[NDArray[np.float64], NDArray[np.float64]]]:
+        """`(rows, classes + 1)` probabilities and `(rows, 2)` windows of each item, in order of time."""
         rows = batch.rows["visual"]
         probabilities = torch.softmax(self.logits(rows).double(), dim=-1).cpu()
         spans, counts = rows.spans[rows.mask].cpu(), rows.counts.tolist()
-        parts = zip(torch.split(probabilities, counts), torch.split(spans, counts), strict=True)
         found = []
-        for sample, (scores, windows) in zip(batch.samples, parts, strict=True):
-            found.extend(self._segments(sample.item_id, scores.numpy(), windows.numpy()))
+        for scores, windows in zip(torch.split(probabilities, counts), torch.split(spans, counts), strict=True):
+            order = np.argsort(windows.numpy().mean(axis=1), kind="stable")
+            found.append((scores.numpy()[order], windows.numpy()[order]))
         return found
 
     def _segments(self, item_id: str, scores: NDArray[np.float64], windows: NDArray[np.float64]) -> list[Prediction]:
-        order = np.argsort(windows.mean(axis=1), kind="stable")
-        windows, scores = windows[order], scores[order]
         # The floor bounds what one row that is very sure of itself can do to its neighbours.
         logs = np.log(np.maximum(scores, _LEAST_PROBABILITY))
         best = best_path(logs * _row_seconds(windows)[:, None], self.options.change_cost)
         cells = row_cells(windows, logs, best)
-        starts = np.flatnonzero(np.concatenate([[True], best[1:] != best[:-1]])) if len(best) else np.empty(0, int)
         found: list[Prediction] = []
-        for start, stop in zip(starts, [*starts[1:], len(best)], strict=True):
+        for start, stop in _runs(best):
             label = int(best[start])
             span = Span(max(float(cells[start, 0]), 0.0), float(cells[stop - 1, 1]))
             if label == len(self.classes) or span.duration_s < self.options.min_duration_s:
@@ -281,6 +305,14 @@ def row_cells(
     half = np.diff(centers)[[0, -1]] / 2
     starts = np.concatenate([centers[:1] - half[0], borders])
     return np.stack([starts, np.concatenate([borders, centers[-1:] + half[1]])], axis=1)
+
+
+def _runs(classes: NDArray[np.int64]) -> list[tuple[int, int]]:
+    """Start and end (exclusive) of every longest run of rows of one class."""
+    if not len(classes):
+        return []
+    borders = [0, *(np.flatnonzero(classes[1:] != classes[:-1]) + 1).tolist(), len(classes)]
+    return list(pairwise(borders))
 
 
 def _row_seconds(windows: NDArray[np.float64]) -> NDArray[np.float64]:

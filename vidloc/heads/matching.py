@@ -7,15 +7,19 @@ for. The excerpt may begin at any row where it still fits; of equally good start
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from vidloc.core.lanes import Curves, Lane
 from vidloc.core.records import Prediction
 from vidloc.core.timeline import Span
 from vidloc.heads.audio_visual import PairedRows
 from vidloc.heads.base import Batch
+
+DIRECTIONS: tuple[Literal["a2v"], Literal["v2a"]] = ("a2v", "v2a")
 
 
 def diagonal_sums(values: NDArray[np.float64], first: int, length: int) -> NDArray[np.float64]:
@@ -43,7 +47,7 @@ def answers(batch: Batch, pair: PairedRows, gains: Mapping[str, Sequence[NDArray
     """
     cells = pair.cells()
     found = []
-    for direction in ("a2v", "v2a"):
+    for direction in DIRECTIONS:
         for sample, spans, gain in zip(batch.samples, cells, gains[direction], strict=True):
             start = int(gain.argmax())
             span = Span(spans[start].start_s, spans[start + len(spans) - len(gain)].end_s)
@@ -56,6 +60,21 @@ def answers(batch: Batch, pair: PairedRows, gains: Mapping[str, Sequence[NDArray
                     direction=direction,
                 )
             )
+    return found
+
+
+def match_lanes(pair: PairedRows, gains: Mapping[str, Sequence[NDArray[np.float64]]]) -> list[tuple[Lane, ...]]:
+    """For each sample, how well the excerpt fits over the second that it would begin at, in both directions.
+
+    Args:
+        gains: as in `answers`; those of a sample have as many starts in either direction.
+    """
+    names = {"a2v": "sound sought in pictures (a2v)", "v2a": "pictures sought in sound (v2a)"}
+    found: list[tuple[Lane, ...]] = []
+    for k, spans in enumerate(pair.cells()):
+        own = {names[direction]: gains[direction][k] for direction in DIRECTIONS}
+        starts = np.array([span.start_s for span in spans[: len(gains["a2v"][k])]])
+        found.append((Curves("match, by start", starts, own),))
     return found
 
 

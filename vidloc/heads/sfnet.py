@@ -30,11 +30,12 @@ from numpy.typing import NDArray
 from pydantic import BeforeValidator, Field, model_validator
 from torch import Tensor, nn
 
+from vidloc.core.lanes import Bars, Curves, Lane, class_curves
 from vidloc.core.records import Prediction, Source
 from vidloc.core.timeline import Span
 from vidloc.errors import OptionError
 from vidloc.heads.bank import Bank
-from vidloc.heads.base import Batch, Head, HeadOptions, Sample, Share, StreamNeed, numbers
+from vidloc.heads.base import Batch, Head, HeadOptions, Kept, Sample, Share, StreamNeed, numbers
 from vidloc.heads.layers import only_task
 from vidloc.heads.row_counts import RowCounts, Way, conversion, converted
 from vidloc.heads.single_frame_clips import Clips, drawn_clips
@@ -42,6 +43,8 @@ from vidloc.heads.single_frame_labels import (
     Counts,
     Supervision,
     item_random,
+    label_bars,
+    label_table,
     point_counts,
     row_borders,
     row_stride,
@@ -71,6 +74,7 @@ RELEASED: Mapping[str, Any] = {
     "mask_padding": False,
     "crop_to_end": False,
 }
+_LABELS = "frame_labels"  # under which the labels of the training are kept
 _CLASS_POOL = 12  # at the end a class of an item scores the mean of a twelfth of its rows
 _SECOND_START = 500_009  # number of the random stream for weights drawn anew, beyond any epoch's
 
@@ -292,6 +296,26 @@ class SFNet(Head):
             found.extend(self.segments(sample.item_id, scores, action, own))
         return found
 
+    def lanes(self, batch: Batch, kept: Kept) -> list[tuple[Lane, ...]]:
+        """Rows that were labelled and those that labels grew to, actionness, and the probability of each class."""
+        features, mask, borders = self._inputs(batch)
+        outputs = self(features, mask)
+        probabilities = torch.softmax(outputs.classes["fused"].double(), dim=-1).cpu().numpy()
+        names = ("background", *self.classes) if self.background else self.classes
+        learnt, found = kept.get(_LABELS, {}), []
+        for k, (sample, own) in enumerate(zip(batch.samples, borders, strict=True)):
+            centers, lanes = (own[:-1] + own[1:]) / 2, list[Lane]()
+            if sample.item_id in learnt:
+                table = learnt[sample.item_id].cpu().numpy()
+                lanes.append(Bars("labelled rows", label_bars(table, own, self.classes, grown=False)))
+                lanes.append(Bars("grown rows", label_bars(table, own, self.classes, grown=True)))
+            if self.has_actionness:
+                action = torch.sigmoid(outputs.actionness["fused"][k, : len(centers)].double()).cpu().numpy()
+                lanes.append(Curves("actionness", centers, {"actionness": action}))
+            lanes.append(class_curves("class probability", centers, probabilities[k, : len(centers)], names))
+            found.append(tuple(lanes))
+        return found
+
     def segments(
         self, item_id: str, scores: NDArray[np.float64], action: NDArray[np.float64], borders: NDArray[np.float64]
     ) -> list[Prediction]:
@@ -365,6 +389,8 @@ class SFNet(Head):
             state = after_epoch(self, data, optimizer, values, state, options)
             run.log(state.epoch, values)
             run.checkpoint(replace(state, optimizer={"optimizer": state.optimizer, "mined": mined}))
+        tables = {item: label_table(own, mined[item].numpy() if mined else own) for item, own in human.items()}
+        run.keep(_LABELS, {item: torch.from_numpy(table) for item, table in tables.items()})
         finish(self, options, run, state)
         self.eval()
 

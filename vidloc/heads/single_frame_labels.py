@@ -18,7 +18,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from vidloc.core.lanes import Bar
 from vidloc.core.records import Point, Segment
+from vidloc.core.timeline import Span
 from vidloc.errors import OptionError
 
 Supervision = Literal["points", "full", "random", "center", "annotator_like"]
@@ -99,6 +101,41 @@ def simulated_counts(
         if row is not None and row < len(counts):
             counts[row, segment.labels[task]] += 1
     return counts
+
+
+def label_table(human: Counts, final: Counts) -> NDArray[np.int64]:
+    """`(labels, 3)` row, class, and whether it was grown: the labels that training ended with, in order of rows.
+
+    Args:
+        human: counts of annotators.
+        final: the same with those that were grown beside them.
+    """
+    rows, classes = np.nonzero(final)
+    return np.stack([rows, classes, human[rows, classes] == 0], axis=1).astype(np.int64)
+
+
+def label_bars(
+    table: NDArray[np.int64], borders: NDArray[np.float64], names: Sequence[str], *, grown: bool
+) -> tuple[Bar, ...]:
+    """Runs of neighbouring rows with one label, of annotators or grown, from a `label_table`.
+
+    Raises:
+        OptionError: a row that the item no longer has.
+    """
+    chosen = table[table[:, 2] == int(grown)]
+    if len(chosen) and chosen[:, 0].max() >= len(borders) - 1:
+        raise OptionError(
+            f"row {chosen[:, 0].max()} was labelled in training, and there are {len(borders) - 1} rows now. Give the "
+            "store that the run was trained on: --store PATH."
+        )
+    found = []
+    for label in np.unique(chosen[:, 1]).tolist():
+        rows = chosen[chosen[:, 1] == label, 0]
+        runs = np.split(rows, np.flatnonzero(np.diff(rows) > 1) + 1)
+        found += [
+            Bar(Span(max(float(borders[run[0]]), 0.0), float(borders[run[-1] + 1])), names[label]) for run in runs
+        ]
+    return tuple(sorted(found, key=lambda bar: bar.span))
 
 
 def item_random(seed: int, item_id: str) -> np.random.Generator:

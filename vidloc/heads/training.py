@@ -71,6 +71,9 @@ class Recorder(Protocol):
     def best(self) -> Mapping[str, Tensor]:
         """Weights of the best epoch."""
 
+    def keep(self, name: str, tensors: Mapping[str, Tensor]) -> None:
+        """Keep what explains the training, a tensor by item, under a name; reports hand it back to `Head.lanes`."""
+
     def chose(self, epoch: int, reason: str) -> None:
         """Which epoch's weights the head ends with, and why, in words for people."""
 

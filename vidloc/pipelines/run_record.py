@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -172,6 +173,25 @@ def read_run(folder: Path) -> RunRecord:
         return RunRecord.model_validate(value)
     except (ValidationError, json.JSONDecodeError, AttributeError, UnicodeDecodeError) as error:
         raise OptionError(f"{path} is damaged: {str(error).splitlines()[0]}") from None
+
+
+def read_metrics(path: Path) -> dict[int, dict[str, float]]:
+    """The numbers of each epoch in a run's metrics.csv, by epoch from 1; none where there is no such file.
+
+    Raises:
+        OptionError: a file that holds something else.
+    """
+    if not path.is_file():
+        return {}
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+        return {
+            int(row["epoch"]): {name: float(value) for name, value in row.items() if name != "epoch" and value != ""}
+            for row in rows
+        }
+    except (KeyError, TypeError, ValueError) as error:
+        raise OptionError(f"{path} is damaged: {error}") from None
 
 
 def predictions_path(run: Path, split: str, record: RunRecord) -> Path:

@@ -4,6 +4,7 @@
     runs/sap/metrics.csv           one line per epoch;  tensorboard/  the same as events
     runs/sap/checkpoints/          the last epoch, and the best one where it is asked for
     runs/sap/weights.safetensors   the weights that predict
+    runs/sap/kept/                 what the head keeps of its training for `vidloc report`, where it keeps something
     runs/sap/predictions.jsonl     of the evaluation split, with an account in predictions.info.json
 
 Every file is written whole and put in place by one rename. A run that was killed goes on at its last checkpoint.
@@ -25,10 +26,20 @@ from torch import Tensor
 
 from vidloc.errors import OptionError
 from vidloc.heads.training import Checkpoint
-from vidloc.pipelines.run_record import METRICS_FILE, RUN_FILE, WEIGHTS_FILE, RunRecord, read_run, write_text
+from vidloc.pipelines.run_record import (
+    METRICS_FILE,
+    RUN_FILE,
+    WEIGHTS_FILE,
+    RunRecord,
+    read_metrics,
+    read_run,
+    write_text,
+)
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
+
+KEPT_FOLDER = "kept"
 
 EpochNotice = Callable[[int, int, Mapping[str, float]], None]  # epoch, of how many, numbers
 
@@ -77,7 +88,7 @@ class RunFolder:
             return None
         state = json.loads((last / "state.json").read_text(encoding="utf-8"))
         self.resumed_epoch = state["epoch"]
-        self._rows = {k: v for k, v in _read_metrics(self.path / METRICS_FILE).items() if k <= state["epoch"]}
+        self._rows = {k: v for k, v in read_metrics(self.path / METRICS_FILE).items() if k <= state["epoch"]}
         best = state["best_score"]
         return Checkpoint(
             epoch=state["epoch"],
@@ -125,6 +136,14 @@ class RunFolder:
     def best(self) -> Mapping[str, Tensor]:
         """Weights of the best epoch so far."""
         return load_file(max(self._checkpoints.glob("best-*[0-9]")) / "weights.safetensors")
+
+    def keep(self, name: str, tensors: Mapping[str, Tensor]) -> None:
+        """Keep tensors by item beside the weights."""
+        folder = self.path / KEPT_FOLDER
+        folder.mkdir(exist_ok=True)
+        temporary = folder / f"{name}.tmp"
+        _weights_writer(tensors)(temporary)
+        temporary.replace(folder / f"{name}.safetensors")
 
     def chose(self, epoch: int, reason: str) -> None:
         """Remember which epoch was kept, for run.json."""
@@ -199,6 +218,11 @@ def load_weights(folder: Path) -> dict[str, Tensor]:
     return load_file(path)
 
 
+def load_kept(folder: Path) -> dict[str, dict[str, Tensor]]:
+    """What the head of a run kept for reports, by name and item; nothing where it kept nothing."""
+    return {path.stem: load_file(path) for path in sorted((folder / KEPT_FOLDER).glob("*.safetensors"))}
+
+
 def _changes(known: RunRecord, asked: RunRecord) -> list[str]:
     """What differs between two runs, in words; run.json of one that goes on must be true of all its epochs."""
     before, after = known.spec.model_dump(mode="json"), asked.spec.model_dump(mode="json")
@@ -247,14 +271,3 @@ def _write_metrics(path: Path, rows: Mapping[int, Mapping[str, float]]) -> None:
     for epoch in sorted(rows):
         writer.writerow([epoch, *(rows[epoch].get(name, "") for name in names)])
     write_text(path, text.getvalue())
-
-
-def _read_metrics(path: Path) -> dict[int, dict[str, float]]:
-    if not path.is_file():
-        return {}
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    return {
-        int(row["epoch"]): {name: float(value) for name, value in row.items() if name != "epoch" and value != ""}
-        for row in rows
-    }

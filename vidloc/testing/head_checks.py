@@ -12,10 +12,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from vidloc.core.lanes import Bars, Lane, Marks
 from vidloc.core.records import Prediction, Source
 from vidloc.errors import OptionError
 from vidloc.heads.bank import Bank
@@ -40,6 +43,7 @@ class MemoryRecorder:
 
     values: list[Mapping[str, float]] = field(default_factory=list)
     states: list[Checkpoint] = field(default_factory=list)
+    kept: dict[str, Mapping[str, Tensor]] = field(default_factory=dict)
     reason: str = ""
 
     def resume(self) -> Checkpoint | None:
@@ -58,6 +62,10 @@ class MemoryRecorder:
     def best(self) -> Mapping[str, Tensor]:
         """Weights of the best epoch."""
         return next(state.weights for state in reversed(self.states) if state.epoch == state.best_epoch)
+
+    def keep(self, name: str, tensors: Mapping[str, Tensor]) -> None:
+        """Keep the tensors."""
+        self.kept[name] = tensors
 
     def chose(self, epoch: int, reason: str) -> None:
         """Keep the reason."""
@@ -120,9 +128,14 @@ class HeadCase:
         return next(self.bank.batches(len(self.bank)))
 
     @cached_property
+    def recorder(self) -> MemoryRecorder:
+        """What the training of `trained` told."""
+        return MemoryRecorder()
+
+    @cached_property
     def trained(self) -> Head:
         """A head after its own `fit`."""
-        return self.train()
+        return self.train(self.recorder)
 
     @cached_property
     def predictions(self) -> list[Prediction]:
@@ -133,10 +146,10 @@ class HeadCase:
         """A fresh head; its initial weights follow from the seed."""
         return self._made(self.labels)
 
-    def train(self) -> Head:
+    def train(self, recorder: MemoryRecorder | None = None) -> Head:
         """A fresh head, trained."""
         head = self.build()
-        head.fit(FitData(self.bank), MemoryRecorder())
+        head.fit(FitData(self.bank), recorder or MemoryRecorder())
         return head.eval()
 
     def _made(self, labels: Mapping[str, Sequence[str]]) -> Head:
@@ -236,6 +249,29 @@ def predictions_sensible(case: HeadCase) -> str:
     return f"{len(case.predictions)} predictions with spans inside the video, known classes and finite scores"
 
 
+def lanes_sensible(case: HeadCase) -> str:
+    """What a head shows over time lies in the video, is finite, and does not depend on what shares a batch."""
+    head, durations = case.trained, case.rows.durations_s
+    with torch.inference_mode():
+        together = head.lanes(case.batch, case.recorder.kept)
+        alone = [lanes for part in case.bank.batches(1) for lanes in head.lanes(part, case.recorder.kept)]
+    wanted = len(case.bank)
+    require(len(together) == wanted, f"lanes() answers for {len(together)} of {wanted} samples; give each a tuple.")
+    for sample, lanes, single in zip(case.bank.samples, together, alone, strict=True):
+        names = [lane.name for lane in lanes]
+        require(all(names) and len({*names}) == len(names), f"the lanes need names, each its own, and are {names}.")
+        for lane in lanes:
+            times, values = _lane_arrays(lane)
+            require(bool(np.isfinite(values).all()), f"lane {lane.name!r} has numbers that are not finite.")
+            first, last = times.min(initial=0.0), times.max(initial=0.0)
+            inside = first >= -_TOLERANCE and last <= durations[sample.item_id] + _TOLERANCE
+            require(inside, f"lane {lane.name!r} reaches from {first:.3f} to {last:.3f} s, beyond the video.")
+        same = names == [lane.name for lane in single] and all(map(_same_lane, lanes, single))
+        require(same, f"a sample alone has other lanes than in a batch: {', '.join(names)}.")
+    shown = dict.fromkeys(lane.name for lanes in together for lane in lanes)
+    return f"shown over time: {', '.join(shown)}" if shown else "shown over time: truth and predictions alone"
+
+
 def same_seed_same_result(case: HeadCase) -> str:
     """Training twice with one seed gives the same weights, and leaves torch's own generator alone."""
     before = torch.get_rng_state()
@@ -270,6 +306,7 @@ HEAD_CHECKS = (
     padding_changes_nothing,
     one_equals_many,
     predictions_sensible,
+    lanes_sensible,
     same_seed_same_result,
     save_and_load,
 )
@@ -321,6 +358,21 @@ def _numbers(a: Prediction, b: Prediction) -> list[tuple[str, float, float]]:
     for task in ours:
         pairs += [(f"{task} score", x, y) for x, y in zip(ours[task], theirs[task], strict=True)]
     return [(name, x, y) for name, x, y in pairs if x != y]  # equal infinities have no difference
+
+
+def _lane_arrays(lane: Lane) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """All times of a lane, and all its numbers."""
+    if isinstance(lane, Bars):
+        scores = [bar.score for bar in lane.bars if bar.score is not None]
+        return np.array([bar.span for bar in lane.bars], dtype=np.float64).reshape(-1), np.array(scores)
+    if isinstance(lane, Marks):
+        return np.array([mark.time_s for mark in lane.marks], dtype=np.float64), np.empty(0)
+    return lane.times_s, np.concatenate([*lane.values.values(), [lane.level or 0.0]])
+
+
+def _same_lane(one: Lane, other: Lane) -> bool:
+    pairs = zip(_lane_arrays(one), _lane_arrays(other), strict=True)
+    return all(a.shape == b.shape and np.allclose(a, b, rtol=_TOLERANCE, atol=_TOLERANCE) for a, b in pairs)
 
 
 def _differing(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> list[str]:
