@@ -534,5 +534,5 @@ def test_the_command_prints_sentences_and_exits_3(tmp_path):
 
 def test_the_command_takes_options_and_backends():
     result = CliRunner().invoke(vidloc, ["check", "two_branch:dropout=0.2,standardize=true"])
-    assert (result.exit_code, "10 of 10 checks passed" in result.stdout) == (0, True)
+    assert (result.exit_code, "11 of 11 checks passed" in result.stdout) == (0, True)
     assert CliRunner().invoke(vidloc, ["check", "hdf5"]).exit_code == 0

@@ -13,6 +13,7 @@ from rich.table import Table
 
 from vidloc.cli import console
 from vidloc.pipelines.evaluate import Scores
+from vidloc.pipelines.metric_table import flat, shown
 
 _SECONDS_BETWEEN_LINES = 10.0  # where the output is not a terminal, such as a scheduler's log
 
@@ -66,9 +67,9 @@ def print_scores(scores: Scores) -> None:
     table.add_column("metric")
     for name in (scores.head, *scores.baselines):
         table.add_column(name.replace("_", " "), justify="right")
-    others = [_flat(metrics) for metrics in scores.baselines.values()]
-    for name, value in _flat(scores.metrics).items():
-        table.add_row(name, _shown(value), *(_shown(other.get(name)) for other in others))
+    others = [flat(metrics) for metrics in scores.baselines.values()]
+    for name, value in flat(scores.metrics).items():
+        table.add_row(name, shown(value), *(shown(other.get(name)) for other in others))
     out.print(table)
 
 
@@ -77,23 +78,6 @@ def print_metrics(metrics: Mapping[str, Any], title: str) -> None:
     table = Table(box=None, pad_edge=False)
     table.add_column("metric")
     table.add_column(title, justify="right")
-    for name, value in _flat(metrics).items():
-        table.add_row(name, _shown(value))
+    for name, value in flat(metrics).items():
+        table.add_row(name, shown(value))
     console().print(table)
-
-
-def _flat(metrics: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested metrics as dotted names."""
-    found: dict[str, Any] = {}
-    for name, value in metrics.items():
-        if isinstance(value, Mapping):
-            found |= _flat(value, f"{prefix}{name}.")
-        else:
-            found[f"{prefix}{name}"] = value
-    return found
-
-
-def _shown(value: Any) -> str:
-    if value is None:
-        return "-"
-    return str(value) if isinstance(value, int) else f"{100 * value:.2f} %"

@@ -93,6 +93,31 @@ def event_metrics(
     Raises:
         OptionError: a prediction of no clip or of an unknown class, clips without predictions, labels or duration.
     """
+    named, truth = named_seconds(
+        predictions, segments, names, task=task, durations_s=durations_s, allow_missing=allow_missing
+    )
+    background = _background(names)
+    unnamed = sum(int((labels == UNNAMED).sum()) for labels in named)
+    return {
+        "num_segments": len(named),
+        "num_missing": len(segments) - len(named),
+        "num_seconds": sum(map(len, truth)),
+        "num_seconds_without_prediction": unnamed,
+        **second_accuracy(named, truth, background=background),
+        "recall": _recalls(named, truth, names, background),
+    }
+
+
+def named_seconds(
+    predictions: Sequence[Prediction],
+    segments: Sequence[Segment],
+    names: Sequence[str],
+    *,
+    task: str,
+    durations_s: Mapping[str, float],
+    allow_missing: bool = False,
+) -> tuple[list[Labels], list[Labels]]:
+    """Predicted and true class of every second, `(seconds,)` by clip; the arguments are those of `event_metrics`."""
     answers = _by_clip(predictions, segments, allow_missing=allow_missing)
     kept = [segment for segment in segments if segment.id in answers]
     counts = [_num_seconds(segment, durations_s) for segment in kept]
@@ -100,15 +125,7 @@ def event_metrics(
     truth = [_true_seconds(s, _label(s, task), n, background) for s, n in zip(kept, counts, strict=True)]
     index = {name: k for k, name in enumerate(names)}
     named = [_named_seconds(answers[s.id], n, index, background) for s, n in zip(kept, counts, strict=True)]
-    unnamed = sum(int((labels == UNNAMED).sum()) for labels in named)
-    return {
-        "num_segments": len(kept),
-        "num_missing": len(segments) - len(kept),
-        "num_seconds": sum(counts),
-        "num_seconds_without_prediction": unnamed,
-        **second_accuracy(named, truth, background=background),
-        "recall": _recalls(named, truth, names, background),
-    }
+    return named, truth
 
 
 def matching_metrics(

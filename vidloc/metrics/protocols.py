@@ -240,6 +240,31 @@ def item_durations(
     )
 
 
+def detections(predictions: Sequence[Prediction], names: Sequence[str], items: set[str]) -> Detections:
+    """Predicted segments as arrays, their classes as places in `names`.
+
+    Raises:
+        OptionError: a prediction of another class or item.
+    """
+    index = {name: k for k, name in enumerate(names)}
+    for prediction in predictions:
+        if prediction.label not in index:
+            raise OptionError(
+                f"a prediction of item {prediction.item_id!r} has the label {prediction.label!r}, which is no class of "
+                "the annotations. Were they made with other classes?"
+            )
+        if prediction.item_id not in items:
+            raise OptionError(
+                f"there is a prediction of item {prediction.item_id!r}, which is not in the split evaluated."
+            )
+    return Detections(
+        tuple(p.item_id for p in predictions),
+        np.array([p.span for p in predictions]),
+        np.array([index[str(p.label)] for p in predictions], dtype=np.int64),
+        np.array([p.score for p in predictions]),
+    )
+
+
 def _tasks(protocol: str, predictions: Sequence[Prediction], classes: Classes) -> tuple[str, ...]:
     """Tasks that are to be scored by the predictions themselves."""
     if protocol.startswith("epic") or composes_actions(protocol, predictions):
@@ -274,7 +299,7 @@ def _detection(
         tuple(s.item_id for s in segments), np.array([s.span for s in segments]), _labels(segments, task)
     )
     everything = sorted({*truth.items, *((p.item_id for p in predictions) if items is None else items)})
-    predicted = _predicted(predictions, names, set(everything))
+    predicted = detections(predictions, names, set(everything))
     maps = mean_average_precision(predicted, truth, THRESHOLDS)
     rates = {t: recall_precision(predicted, truth, t) for t in THRESHOLDS}
     agnostic = {t: recall_precision(predicted, truth, t, with_class=False) for t in THRESHOLDS}
@@ -292,26 +317,6 @@ def _detection(
         "recall_any_class": {f"{t:g}": recall for t, (recall, _) in agnostic.items()},
     }
     return defined(result)
-
-
-def _predicted(predictions: Sequence[Prediction], names: Sequence[str], items: set[str]) -> Detections:
-    index = {name: k for k, name in enumerate(names)}
-    for prediction in predictions:
-        if prediction.label not in index:
-            raise OptionError(
-                f"a prediction of item {prediction.item_id!r} has the label {prediction.label!r}, which is no class of "
-                "the annotations. Were they made with other classes?"
-            )
-        if prediction.item_id not in items:
-            raise OptionError(
-                f"there is a prediction of item {prediction.item_id!r}, which is not in the split evaluated."
-            )
-    return Detections(
-        tuple(p.item_id for p in predictions),
-        np.array([p.span for p in predictions]),
-        np.array([index[str(p.label)] for p in predictions], dtype=np.int64),
-        np.array([p.score for p in predictions]),
-    )
 
 
 def _frames(predicted: Detections, truth: Detections, durations_s: Mapping[str, float]) -> Metrics:

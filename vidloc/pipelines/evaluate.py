@@ -195,6 +195,20 @@ def score(
     )
 
 
+@dataclass(frozen=True)
+class Answers:
+    """Predictions with what they answer.
+
+    Attributes:
+        account: which annotations were to be answered, by what.
+        annotations: the true labels, or what the corpus gives of them.
+    """
+
+    predictions: Sequence[Prediction]
+    account: PredictionsRecord
+    annotations: Annotations
+
+
 def evaluate(path: Path, *, split: str = "", prior: PriorKind = "none", labels: LabelSource | None = None) -> Scores:
     """Score a run folder or a file of predictions.
 
@@ -205,6 +219,24 @@ def evaluate(path: Path, *, split: str = "", prior: PriorKind = "none", labels: 
     Raises:
         UnknownNameError: the corpus has no such split.
         OptionError: no predictions of that split, or labels that are withheld or not to be found.
+        ProvenanceError: annotation files that have changed since the predictions were made.
+    """
+    answers = read_answers(path, split=split, labels=labels)
+    scores = score(answers.predictions, answers.account, answers.annotations, prior=prior)
+    if scores is None:
+        raise OptionError(
+            f"the labels of split {answers.account.split!r} are withheld, so nothing can be scored. "
+            "Write a submission file instead: vidloc submit."
+        )
+    return scores
+
+
+def read_answers(path: Path, *, split: str = "", labels: LabelSource | None = None) -> Answers:
+    """The predictions of a run folder or a file, and the annotations that they answer; arguments as in `evaluate`.
+
+    Raises:
+        UnknownNameError: the corpus has no such split.
+        OptionError: no predictions of that split, or annotations that are not to be found.
         ProvenanceError: annotation files that have changed since the predictions were made.
     """
     labels = labels or LabelSource()
@@ -229,13 +261,7 @@ def evaluate(path: Path, *, split: str = "", prior: PriorKind = "none", labels: 
     )
     if split and account.split != split:
         raise OptionError(f"{path} holds predictions of split {account.split!r}, not {split!r}.")
-    scores = score(predictions, account, annotations, prior=prior)
-    if scores is None:
-        raise OptionError(
-            f"the labels of split {account.split!r} are withheld, so nothing can be scored. "
-            "Write a submission file instead: vidloc submit."
-        )
-    return scores
+    return Answers(predictions, account, annotations)
 
 
 def _labels(path: Path, asked: LabelSource, account: PredictionsRecord | None) -> tuple[Dataset, Annotations]:

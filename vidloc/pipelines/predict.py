@@ -40,25 +40,50 @@ def predict(
     wanted = split or spec.eval_split
     if not wanted:
         raise OptionError(f"{run} has no evaluation split; say which split to predict with --split.")
+    with ExitStack() as stack:
+        setting, head = open_trained(run, record, stack, stores=stores, notice=notice)
+        return predict_split(setting, head, record, run, split=wanted, out=out, notice=notice)[1]
+
+
+def open_trained(
+    run: Path,
+    record: RunRecord,
+    stack: ExitStack,
+    *,
+    stores: Sequence[str] = (),
+    annotations: Path | None = None,
+    notice: Notice = lambda _: None,
+) -> tuple[Setting, Head]:
+    """What a finished run was trained on, opened again, and its head with the weights that predict.
+
+    Args:
+        stack: closes the stores.
+        stores, annotations: where the rows and the labels lie now; empty for where they were in training.
+
+    Raises:
+        OptionError: the run is not finished.
+        ProvenanceError: rows of another origin, or classes that have changed.
+    """
+    spec = record.spec
     weights = load_weights(run)
+    place = annotations or (Path(spec.annotations) if spec.annotations else None)
     plan = TrainPlan(
         head=spec.head,
         stores=tuple(stores) or spec.stores,
         dataset=spec.dataset,
-        annotations=Path(spec.annotations) if spec.annotations else None,
+        annotations=place,
         dataset_options=spec.dataset_options,
         options=spec.options,
     )
-    with ExitStack() as stack:
-        setting = open_setting(plan, stack, notice, trained_on=record.streams)
-        if dict(setting.annotations.classes) != dict(record.classes):
-            raise ProvenanceError(
-                f"the classes in {spec.annotations} are not those that {run} was trained on; its outputs would be "
-                "given wrong names. Train again, or put the annotation files back."
-            )
-        head = setting.build()
-        head.load_state_dict(weights)
-        return predict_split(setting, head, record, run, split=wanted, out=out, notice=notice)[1]
+    setting = open_setting(plan, stack, notice, trained_on=record.streams)
+    if dict(setting.annotations.classes) != dict(record.classes):
+        raise ProvenanceError(
+            f"the classes in {place} are not those that {run} was trained on; its outputs would be given wrong names. "
+            "Train again, or put the annotation files back."
+        )
+    head = setting.build()
+    head.load_state_dict(weights)
+    return setting, head
 
 
 def predict_split(
