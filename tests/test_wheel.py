@@ -42,6 +42,7 @@ def test_wheel_is_complete(site: Path) -> None:
     assert ours <= {p.relative_to(site) for p in site.rglob("*.py")}
     assert (site / "vidloc" / "py.typed").exists()
     assert (site / "vidloc" / "extract" / "audioset_521.txt").exists()
+    assert (site / "vidloc" / "pipelines" / "reports" / "page.html").exists()
 
 
 def test_installed_elsewhere_it_works(site: Path) -> None:

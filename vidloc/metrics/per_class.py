@@ -61,17 +61,17 @@ def class_tables(
     if protocol == "av-event":
         chosen = label_task(classes, task)
         names = classes[chosen] if BACKGROUND in classes[chosen] else (*classes[chosen], BACKGROUND)
-        parts = named_seconds(
+        named, truth = named_seconds(
             predictions, segments, classes[chosen], task=chosen, durations_s=durations_s, allow_missing=True
         )
-        return [named_table(chosen, *map(np.concatenate, parts), names, counted="seconds")]
+        return [named_table(chosen, np.concatenate(named), np.concatenate(truth), names, counted="seconds")]
     scored = {name: names for name, names in classes.items() if any(name in (p.scores or {}) for p in predictions)}
     aligned = align(predictions, segments, scored, allow_missing=True)
-    truth = {name: [segment.labels[name] for segment in aligned.segments] for name in scored}
-    return [
-        named_table(name, scores.argmax(axis=1), truth[name], classes[name], counted="segments")
-        for name, scores in aligned.scores.items()
-    ]
+    found = []
+    for name, scores in aligned.scores.items():
+        labels = [segment.labels[name] for segment in aligned.segments]
+        found.append(named_table(name, scores.argmax(axis=1), labels, classes[name], counted="segments"))
+    return found
 
 
 def named_table(task: str, predicted: ArrayLike, truth: ArrayLike, names: Sequence[str], *, counted: str) -> ClassTable:
@@ -85,7 +85,7 @@ def named_table(task: str, predicted: ArrayLike, truth: ArrayLike, names: Sequen
     pairs = np.zeros((len(names), len(names)), dtype=np.int64)
     np.add.at(pairs, (labels[guess >= 0], guess[guess >= 0]), 1)
     counts, named, right = np.bincount(labels, minlength=len(names)), pairs.sum(axis=0), pairs.diagonal()
-    kept = np.flatnonzero((counts > 0) | (named > 0))
+    kept = np.flatnonzero((counts > 0) | (named > 0)).tolist()
     columns = {
         f"true {counted}": tuple(counts[kept].tolist()),
         f"predicted {counted}": tuple(named[kept].tolist()),
