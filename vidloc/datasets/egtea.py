@@ -102,6 +102,8 @@ class Egtea(Dataset):
         "noun": ("slowfast_r50", "i3d_r50"),
         "visual": ("slowfast_r50", "i3d_r50"),
         "objects": ("fasterrcnn",),
+        "verb_bank": ("lfb_r50", "slowfast_r50", "i3d_r50"),
+        "noun_bank": ("fasterrcnn",),
     }
     eval_split: ClassVar[str] = "test"
     options: EgteaOptions

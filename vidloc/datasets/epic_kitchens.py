@@ -64,6 +64,8 @@ class EpicKitchens(Dataset):
         "noun": ("slowfast_r50", "i3d_r50"),
         "visual": ("slowfast_r50", "i3d_r50"),
         "objects": ("fasterrcnn",),
+        "verb_bank": ("lfb_r50", "slowfast_r50", "i3d_r50"),
+        "noun_bank": ("fasterrcnn",),
         "audio": ("vggish",),
         "text": ("text",),
     }

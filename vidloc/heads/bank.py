@@ -20,7 +20,7 @@ from torch import Tensor
 from vidloc.core.rows import Rows
 from vidloc.core.timeline import Timeline
 from vidloc.heads.base import UNLABELLED, Batch, RegionBatch, RowBatch, Sample
-from vidloc.heads.sampling import AllRows, FramesAround, Sampling, SegmentRows, rows_of
+from vidloc.heads.sampling import AllRows, FramesAround, RowsAround, Sampling, SegmentRows, rows_of
 
 Notice = Callable[[str], None]
 
@@ -106,7 +106,7 @@ class Bank:
     """Samples with their rows.
 
     Args:
-        samples: what to serve; each has at least one row in every role.
+        samples: what to serve; each has at least one row in every role sampled with `SegmentRows` or `AllRows`.
         sampling: which rows of each role belong to a sample.
         reader: where rows come from.
         tasks: tasks whose labels batches carry; samples must then be single segments.
@@ -249,6 +249,8 @@ class _Builder:
             rows = reader.rows(role, item_id)
             if isinstance(rule, FramesAround):
                 parts = _region_parts(rows, picks, rule, self._totals[role])
+            elif isinstance(rule, RowsAround) and "features" in rows.axes:
+                parts = _single_region_parts(rows, timeline, picks, rule.top, self._totals[role])
             else:
                 parts = _row_parts(rows, timeline, picks, rule, self._totals[role])
             self._totals[role] += len(parts["features"])
@@ -266,7 +268,11 @@ class _Builder:
 
 
 def _row_parts(
-    rows: Rows, timeline: Timeline, picks: Sequence[NDArray[np.int64]], rule: SegmentRows | AllRows, offset: int
+    rows: Rows,
+    timeline: Timeline,
+    picks: Sequence[NDArray[np.int64]],
+    rule: SegmentRows | AllRows | RowsAround,
+    offset: int,
 ) -> dict[str, NDArray[Any]]:
     features = rows.fields["features"]
     windows = timeline.spans(rows.num_rows)
@@ -288,25 +294,53 @@ def _region_parts(
     rows: Rows, picks: Sequence[NDArray[np.int64]], rule: FramesAround, offset: int
 ) -> dict[str, NDArray[Any]]:
     """Entries of the frames used, most confident first, and each sample's slots as places among them (-1 = none)."""
-    counts = next(iter(rows.counts.values()))
-    bounds = np.concatenate([[0], np.cumsum(counts)])
-    scores = np.asarray(rows.fields["scores"], dtype=np.float32)
     used = np.unique(np.concatenate(list(picks)))
+    used = used[used >= 0]
     table = np.full((rows.num_rows + 1, rule.top), -1, dtype=np.int64)  # the last row serves frames numbered -1
-    kept: list[NDArray[np.int64]] = []
+    kept = _best_entries(rows, used, rule.top)
     num_kept = 0
-    for frame in used[used >= 0]:
-        best = np.argsort(-scores[bounds[frame] : bounds[frame + 1]], kind="stable")[: rule.top]
+    for frame, best in zip(used, kept, strict=True):
         table[frame, : len(best)] = np.arange(num_kept, num_kept + len(best)) + offset
-        kept.append(best + bounds[frame])
         num_kept += len(best)
     entries = np.concatenate(kept) if kept else np.empty(0, dtype=np.int64)
     return {
         "features": rows.fields["features"][entries],
         "boxes": np.asarray(rows.fields["boxes"], dtype=np.float32)[entries],
-        "scores": scores[entries],
+        "scores": np.asarray(rows.fields["scores"], dtype=np.float32)[entries],
         "slots": np.stack([table[pick].reshape(-1) for pick in picks]),
     }
+
+
+def _single_region_parts(
+    rows: Rows, timeline: Timeline, picks: Sequence[NDArray[np.int64]], top: int, offset: int
+) -> dict[str, NDArray[Any]]:
+    """Regions of the frames used as rows of their own, with the times of their frames."""
+    used = np.unique(np.concatenate(list(picks)))
+    kept = _best_entries(rows, used, top)
+    lengths = np.zeros(rows.num_rows, dtype=np.int64)
+    lengths[used] = [len(best) for best in kept]
+    stops = np.cumsum(lengths)
+    entries = np.concatenate(kept) if kept else np.empty(0, dtype=np.int64)
+    places = [np.arange(stops[f] - lengths[f], stops[f]) for pick in picks for f in pick]
+    return {
+        "features": rows.fields["features"][entries],
+        "spans": timeline.spans(rows.num_rows)[np.repeat(used, lengths[used])],
+        "index": (np.concatenate(places) if places else np.empty(0, dtype=np.int64)) + offset,
+        "count": np.array([lengths[pick].sum() for pick in picks], dtype=np.int64),
+    }
+
+
+def _best_entries(rows: Rows, frames: NDArray[np.int64], top: int) -> list[NDArray[np.int64]]:
+    """Regions of each frame, most confident first; without scores in the order in which they are stored."""
+    counts = rows.counts[rows.axes["features"]]
+    bounds = np.concatenate([[0], np.cumsum(counts)])
+    found = []
+    for frame in frames:
+        own = np.arange(bounds[frame], bounds[frame + 1])
+        if "scores" in rows.fields:
+            own = own[np.argsort(-np.asarray(rows.fields["scores"][own], dtype=np.float32), kind="stable")]
+        found.append(own[:top])
+    return found
 
 
 def _packed(arrays: Mapping[str, NDArray[Any]], rule: Sampling) -> _PackedRows | _PackedRegions:

@@ -11,7 +11,7 @@ points (single frames, where the corpus has them) lie in `Batch.samples`.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
@@ -27,6 +27,7 @@ from vidloc.core.timeline import Span
 from vidloc.heads.sampling import AllRows, RowRule, Sampling, SegmentRows
 
 if TYPE_CHECKING:
+    from vidloc.heads.bank import Bank
     from vidloc.heads.training import FitData, Recorder
 
 Kept = Mapping[str, Mapping[str, Tensor]]  # what `fit` gave to `Recorder.keep`, by its name and by item
@@ -90,10 +91,12 @@ class StreamNeed:
         kinds: kinds of stream that fit, any of them.
         rank: axes of one feature: 1 is a vector, 3 a map `(height, width, channels)`. For streams of kind `objects`
             it is the rank of one region's feature.
+        fields: what streams of kind `objects` need beside features.
     """
 
     kinds: tuple[Kind, ...]
     rank: int = 1
+    fields: tuple[str, ...] = ("boxes", "scores")
 
 
 @dataclass(frozen=True)
@@ -192,7 +195,7 @@ class Batch:
 
     Attributes:
         samples: what each entry of the batch is, in order.
-        rows: rows by role, for roles sampled with `SegmentRows` or `AllRows`.
+        rows: rows by role, for roles sampled with `SegmentRows`, `AllRows` or `RowsAround`.
         regions: regions by role, for roles sampled with `FramesAround`.
         labels: `(batch,)` int64 class by task, `UNLABELLED` where withheld; empty for `unit = "item"`.
     """
@@ -294,11 +297,18 @@ class Head(nn.Module, ABC):
         return sum(parameter.numel() for parameter in self.parameters() if parameter.requires_grad)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """Parameters as the optimiser takes them; `lr` and `weight_decay` of a group override the options."""
+        """Parameters as the optimiser takes them; `lr`, `weight_decay` and `lr_drops` of a group override the options.
+
+        With `lr_until`, a group is no longer trained after that share of all epochs.
+        """
         return [{"params": [p for p in self.parameters() if p.requires_grad]}]
 
     def prepare(self, data: FitData) -> None:
         """Take what must be known of the training rows before the first step, such as their mean."""
+
+    def epoch_batches(self, bank: Bank, epoch: int) -> Iterator[Batch]:
+        """What an epoch, counted from 0, is trained on: all samples once, in an order that seed and epoch fix."""
+        return bank.batches(self.options.batch, seed=(self.options.seed, epoch))
 
     def fit(self, data: FitData, run: Recorder) -> None:
         """Train. Heads not trained by gradients, or with a loop of their own, override this."""

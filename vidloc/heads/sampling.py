@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 
 from vidloc.core.timeline import Span, TimeGrid, Timeline
 
+_EDGE_S = 0.1  # windows may be rounded to frames of a clock (30 per second), so that rows a little farther count
+
 RowRule = Literal["center", "overlap", "nearest"]
 Pool = Literal["mean", "max", "center"]
 
@@ -94,7 +96,54 @@ class FramesAround:
         return cells
 
 
-Sampling = SegmentRows | AllRows | FramesAround
+@dataclass(frozen=True)
+class RowsAround:
+    """Rows before, in and after a segment, in order of time: all that a window around any moment of it can need.
+
+    A denser stream is thinned first: of ticks `1 / rate_hz` seconds apart, from the item's first row on, each takes the
+    row nearest to it, so that all segments of an item see the same rows. A sparser stream keeps its rows. Of a row of
+    regions the `top` most confident ones are taken (in the stored order where the stream has no scores), each as a row
+    of its own.
+
+    Attributes:
+        before_s, after_s: seconds before the segment's start and after its end.
+        rate_hz: rows per second at most.
+        top: regions of a row at most, where the stream has regions.
+    """
+
+    before_s: float
+    after_s: float
+    rate_hz: float
+    top: int = 1
+
+    def index(self, timeline: Timeline, num_rows: int, span: Span) -> NDArray[np.int64]:
+        """Rows of the stretch by their centres; empty where there are none."""
+        if num_rows == 0:
+            return np.empty(0, dtype=np.int64)
+        centers = timeline.centers(num_rows)
+        rows = thinned(centers, self.rate_hz)
+        first, stop = span.start_s - self.before_s - _EDGE_S, span.end_s + self.after_s + _EDGE_S
+        return rows[(centers[rows] >= first) & (centers[rows] <= stop)]
+
+
+Sampling = SegmentRows | AllRows | FramesAround | RowsAround
+
+
+def thinned(centers: NDArray[np.float64], rate_hz: float) -> NDArray[np.int64]:
+    """Rows by rising time, the nearest one to each tick `1 / rate_hz` apart from the first row on.
+
+    Args:
+        centers: `(rows,)` seconds, in any order, at least one.
+    """
+    order = np.argsort(centers, kind="stable")
+    times = centers[order]
+    ticks = times[0] + np.arange(int((times[-1] - times[0]) * rate_hz + 0.5) + 1) / rate_hz
+    after = np.searchsorted(times, ticks).clip(1, max(len(times) - 1, 1))
+    before = after - 1
+    # Of two rows as near the earlier one; a difference within rounding is none.
+    nearer = times[after.clip(max=len(times) - 1)] - ticks < ticks - times[before] - 1e-9
+    rows: NDArray[np.int64] = order[np.unique(np.where(nearer, after, before))].astype(np.int64)
+    return rows
 
 
 def rows_of(

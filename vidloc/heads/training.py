@@ -99,8 +99,7 @@ def fit(head: Head, data: FitData, run: Recorder) -> None:
         optimizer.load_state_dict(dict(state.optimizer))
     for epoch in range(state.epoch, options.epochs):
         with seeded(options.seed, epoch + 1, device=head.device):
-            batches = data.train.batches(options.batch, seed=(options.seed, epoch))
-            losses = ((head.loss(batch), len(batch)) for batch in batches)
+            losses = ((head.loss(batch), len(batch)) for batch in head.epoch_batches(data.train, epoch))
             values = train_steps(head, losses, optimizer, options, epoch)
         state = after_epoch(head, data, optimizer, values, state, options)
         run.log(state.epoch, values)
@@ -129,11 +128,21 @@ def predict_all(head: Head, bank: Bank, *, batch: int) -> list[Prediction]:
     return predictions
 
 
-def learning_rate(options: HeadOptions, epoch: int) -> float:
-    """Rate of an epoch counted from 0: multiplied by `lr_factor` once for each drop that lies behind."""
-    # 0.15 * 20 is a little above 3 in floating point, and must not become 4.
-    drops = sum(epoch >= math.ceil(share * options.epochs - 1e-9) for share in options.lr_drops)
-    return options.lr * options.lr_factor**drops
+def learning_rate(options: HeadOptions, epoch: int, *, drops: Sequence[float] | None = None) -> float:
+    """Rate of an epoch counted from 0: multiplied by `lr_factor` once for each drop that lies behind.
+
+    Args:
+        drops: shares of all epochs; `None` for those of the options.
+    """
+    shares = options.lr_drops if drops is None else drops
+    return options.lr * options.lr_factor ** sum(_is_behind(share, options, epoch) for share in shares)
+
+
+def group_rate(group: Mapping[str, Any], options: HeadOptions, epoch: int) -> float:
+    """Rate of one of the optimiser's groups of parameters in an epoch counted from 0; 0 where it has ended."""
+    if "lr_until" in group and _is_behind(group["lr_until"], options, epoch):
+        return 0.0
+    return learning_rate(options, epoch, drops=group.get("lr_drops")) * float(group["scale"])
 
 
 @contextmanager
@@ -201,9 +210,8 @@ def train_steps(
     Raises:
         VidlocError: the loss is no longer finite.
     """
-    rate = learning_rate(options, epoch)
     for group in optimizer.param_groups:
-        group["lr"] = rate * group["scale"]
+        group["lr"] = group_rate(group, options, epoch)
     head.train()
     # Sums stay on the device: reading one number per step would wait for the GPU each time.
     sums: dict[str, Tensor] = {}
@@ -221,7 +229,7 @@ def train_steps(
     if not all(math.isfinite(value) for value in means.values()):
         shown = ", ".join(f"{name} {value}" for name, value in means.items())
         raise VidlocError(f"the loss is not finite after epoch {epoch + 1} ({shown}); use a lower --lr or --clip-norm.")
-    return {"lr": rate, **means}
+    return {"lr": learning_rate(options, epoch), **means}
 
 
 def after_epoch(
@@ -252,3 +260,9 @@ def finish(head: Head, options: HeadOptions, run: Recorder, state: Checkpoint) -
         f"the best of {state.epoch} epochs on split {options.select_split!r} (score {state.best_score:.4f}), "
         "which is therefore not held out",
     )
+
+
+def _is_behind(share: float, options: HeadOptions, epoch: int) -> bool:
+    """Whether a share of all epochs has passed."""
+    # 0.15 * 20 is a little above 3 in floating point, and must not become 4.
+    return epoch >= math.ceil(share * options.epochs - 1e-9)

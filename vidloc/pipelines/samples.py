@@ -11,7 +11,7 @@ from vidloc.core.timeline import Span
 from vidloc.datasets.base import Annotations
 from vidloc.errors import OptionError
 from vidloc.heads.base import Head, Sample
-from vidloc.heads.sampling import Sampling, SegmentRows, leak, reach_beyond, reaches, rows_of
+from vidloc.heads.sampling import RowsAround, Sampling, SegmentRows, leak, reach_beyond, reaches, rows_of
 from vidloc.pipelines.run_record import Lacking, LeakRecord, SplitRecord
 from vidloc.pipelines.streams import StoreRows
 
@@ -119,6 +119,12 @@ def _no_rows(segment: Segment, sampling: Mapping[str, Sampling], reader: StoreRo
             return reason
         keys = reader.keys(role, segment.item_id)
         if keys is not None:
+            if isinstance(rule, RowsAround):
+                raise OptionError(
+                    f"role {role} reads the rows around a segment, and the rows of its stream answer one segment each. "
+                    "Extract windows over the whole items (--windows grid) into another stream, and choose that one "
+                    f"with --stream {role}=STREAM."
+                )
             if segment.id not in keys:
                 return f"no row of {segment.item_id!r} for role {role} answers it"
             continue

@@ -195,7 +195,7 @@ def _misfit(need: StreamNeed, spec: StreamSpec) -> str:
     if spec.timeline == "none":
         return "has rows without times"
     if spec.kind == "objects":
-        lacking = [name for name in ("boxes", "scores") if name not in spec.fields]
+        lacking = [name for name in need.fields if name not in spec.fields]
         if lacking or features.axis is None:
             return "lacks " + (" and ".join(lacking) if lacking else "regions")
     elif features.axis is not None:
