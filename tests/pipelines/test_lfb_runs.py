@@ -23,7 +23,6 @@ def test_attention_recalls_what_pooling_and_the_clip_cannot(tmp_path):
             metrics = train(plan, tmp_path / f"{fbo}_{seed}").scores.metrics
             scores.append((metrics["verb"]["top1"] + metrics["noun"]["top1"]) / 2)
     mean = {fbo: fmean(scores) for fbo, scores in found.items()}
-    print(mean)
     assert mean["nl"] > max(mean["max"], mean["avg"]) + 0.15
     assert min(mean["max"], mean["avg"]) > mean["none"]
     assert mean["nl"] > 0.8

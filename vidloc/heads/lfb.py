@@ -15,8 +15,8 @@ segment S is the nearest one. Windows are in seconds. Where a bank has more rows
 thinned, where it has fewer that is refused. The two models share nothing: each has its rate, decay and schedule, and
 the verb's weights rest from `verb_until` on. The paper's momentum, rescaled where the rate drops, is torch's as it is.
 
-Actions are ranked by both models' probabilities, with a prior by `vidloc evaluate --prior`: the paper speaks of `joint`,
-its code computes `noun_given_verb`. That ranks pairs of the 100 best nouns, where the authors ranked all pairs.
+Actions are ranked by both models' probabilities, with a prior by `vidloc evaluate --prior`: the paper speaks of
+`joint`, its code computes `noun_given_verb`. That ranks pairs of the 100 best nouns, where the authors ranked all.
 
 Where it differs: the networks are frozen, so that S is a stored row; segments are drawn without replacement from one
 pass to the next. By the paper Max is best on EPIC-KITCHENS, NL on its other corpora.
