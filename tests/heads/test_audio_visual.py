@@ -4,44 +4,18 @@ from __future__ import annotations
 
 import pytest
 import torch
+from event_clips import DIMS, LABELS, clips, rows_of
 from torch.nn import functional as F  # noqa: N812
 
-from vidloc.core.records import Segment
-from vidloc.core.timeline import Span
 from vidloc.errors import OptionError
 from vidloc.heads.audio_visual import GuidedAttention, MaskedBiLSTM, event_classes, paired_rows, row_loss, row_targets
 from vidloc.heads.avel import Avel, AvelOptions, clip_scores, released_loss
-from vidloc.heads.base import UNLABELLED, Batch, RowBatch, Sample
+from vidloc.heads.base import UNLABELLED, Batch
 from vidloc.heads.dam_event import DamEvent, DamEventOptions, event_or_background
-
-DIMS = {"audio": 128, "visual": 512}
-LABELS = {"event": (*(f"class {k}" for k in range(28)), "background")}
 
 
 def avel(**options) -> Avel:
     return Avel(AvelOptions(**options), DIMS, LABELS).eval()
-
-
-def rows_of(features, *, first_s=0.0, counts=None) -> RowBatch:
-    batch, time = features.shape[:2]
-    starts = torch.arange(time, dtype=torch.float64) + first_s
-    spans = torch.stack([starts, starts + 1], dim=1).expand(batch, time, 2)
-    mask = torch.arange(time) < torch.tensor(counts or [time] * batch).unsqueeze(1)
-    return RowBatch(features, mask, spans)
-
-
-def clips(*events, time=10, audio=128, visual=512, side=7, labels=None) -> Batch:
-    torch.manual_seed(0)
-    samples = tuple(
-        Sample(f"v{k}", Span(*event), (Segment(item_id=f"v{k}", span=Span(*event), id=f"{k}"),))
-        for k, event in enumerate(events)
-    )
-    rows = {
-        "audio": rows_of(torch.randn(len(events), time, audio)),
-        "visual": rows_of(torch.rand(len(events), time, side, side, visual)),
-    }
-    wanted = torch.tensor(labels if labels is not None else range(len(events)))
-    return Batch(samples, rows, labels={"event": wanted})
 
 
 @pytest.mark.parametrize(

@@ -155,12 +155,45 @@ def row_targets(inside: Tensor, labels: Tensor, background: int) -> Tensor:
     return torch.where(classes == UNLABELLED, UNLABELLED, targets)
 
 
+@dataclass(frozen=True, eq=False)
+class ClipTargets:
+    """What heads learn that say whether each row belongs to the event, and which event the clip holds.
+
+    Attributes:
+        event: `(batch, time)` bool, rows of the event; none where the clip is of background alone.
+        mask: `(batch, time)` bool, real rows of the clips whose class is known.
+        classes: `(batch,)` class of the event; `UNLABELLED` where it is withheld or the clip is of background alone.
+    """
+
+    event: Tensor
+    mask: Tensor
+    classes: Tensor
+
+
+def clip_targets(batch: Batch, pair: PairedRows, task: str, background: int) -> ClipTargets:
+    """The event's rows and class of every clip."""
+    labels = batch.labels[task]
+    known = labels != UNLABELLED
+    real = known & (labels < background)
+    return ClipTargets(
+        event=pair.inside(batch.samples) & real.unsqueeze(1),
+        mask=pair.mask & known.unsqueeze(1),
+        classes=torch.where(real, labels, UNLABELLED),
+    )
+
+
+def best_or_background(event: Tensor, scores: Tensor, background: int) -> Tensor:
+    """`(batch, time)` the best class of `(batch, classes)` scores where `event` is true, else `background`."""
+    best = scores.argmax(dim=-1, keepdim=True).expand_as(event)
+    return torch.where(event, best, background)
+
+
 def row_loss(scores: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
-    """Mean cross-entropy of the real rows that have a target; 0 where none has.
+    """Mean cross-entropy of the real rows, or clips, that have a target; 0 where none has.
 
     Args:
-        scores: `(batch, time, classes)` before softmax.
-        targets, mask: `(batch, time)`.
+        scores: `(batch, time, classes)` before softmax; of clips `(batch, classes)`.
+        targets, mask: of the same shape without classes.
     """
     wanted = targets[mask]
     summed = F.cross_entropy(scores[mask], wanted, ignore_index=UNLABELLED, reduction="sum")

@@ -54,6 +54,9 @@ from vidloc.heads.sampling import AllRows, Sampling
 
 _HIDDEN = 128
 
+ClassLoss = Literal["cross_entropy", "released"]
+Supervision = Literal["full", "weak"]
+
 
 class EventOptions(HeadOptions):
     """Options of heads that name the seconds of clips; the schedule is that of the authors of AVE."""
@@ -77,11 +80,11 @@ class AvelOptions(EventOptions):
     fusion: Literal["concat", "dmrn", "audio", "visual"] = Field(
         "concat", description="Join both streams by concatenation or by the residual network, or use one alone."
     )
-    supervision: Literal["full", "weak"] = Field(
+    supervision: Supervision = Field(
         "full", description="Learn from the class of every second, or from that of the clip alone."
     )
     pool: Literal["max", "mean"] = Field("max", description="How the seconds' scores become the clip's (weak).")
-    loss: Literal["cross_entropy", "released"] = Field("cross_entropy", description="Loss; see the head's text.")
+    loss: ClassLoss = Field("cross_entropy", description="Loss; see the head's text.")
 
 
 class Avel(Head):
@@ -158,16 +161,11 @@ class Avel(Head):
         pair = self._paired(batch)
         scores, labels = self.scores(pair), batch.labels[self.label_task]
         if self.options.supervision == "weak":
-            targets, mask = labels.unsqueeze(1), torch.ones_like(labels, dtype=torch.bool).unsqueeze(1)
-            scores = clip_scores(scores, pair.mask, self.options.pool).unsqueeze(1)
+            targets, mask = labels, labels != UNLABELLED
+            scores = clip_scores(scores, pair.mask, self.options.pool)
         else:
             targets, mask = row_targets(pair.inside(batch.samples), labels, len(self.events)), pair.mask
-        if self.options.loss == "cross_entropy":
-            return {"total": row_loss(scores, targets, mask)}
-        known = mask & (targets != UNLABELLED)
-        if not bool(known.any()):
-            return {"total": 0 * scores.sum()}
-        return {"total": released_loss(torch.softmax(scores[known], dim=-1), targets[known])}
+        return {"total": named_loss(scores, targets, mask, self.options.loss)}
 
     def predict(self, batch: Batch) -> list[Prediction]:
         """The best class of every row, with its probability."""
@@ -195,6 +193,16 @@ HEAD = Avel
 def clip_scores(scores: Tensor, mask: Tensor, pool: Literal["max", "mean"]) -> Tensor:
     """`(batch, classes)` scores of clips from `(batch, time, classes)` of their rows."""
     return masked_max(scores, mask) if pool == "max" else masked_mean(scores, mask)
+
+
+def named_loss(scores: Tensor, targets: Tensor, mask: Tensor, loss: ClassLoss) -> Tensor:
+    """Loss of the rows', or clips', classes; 0 where none is known. The arguments are those of `row_loss`."""
+    if loss == "cross_entropy":
+        return row_loss(scores, targets, mask)
+    known = mask & (targets != UNLABELLED)
+    if not bool(known.any()):
+        return 0 * scores.sum()
+    return released_loss(torch.softmax(scores[known], dim=-1), targets[known])
 
 
 def released_loss(probabilities: Tensor, targets: Tensor) -> Tensor:

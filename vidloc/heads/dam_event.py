@@ -18,7 +18,6 @@ from typing import ClassVar
 import torch
 from pydantic import Field
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812
 
 from vidloc.core.lanes import Curves, Lane, class_curves
 from vidloc.core.records import Prediction
@@ -29,9 +28,12 @@ from vidloc.heads.audio_visual import (
     VISUAL,
     GuidedAttention,
     GuidedBy,
+    best_or_background,
+    clip_targets,
     event_classes,
     named_rows,
     paired_rows,
+    row_loss,
 )
 from vidloc.heads.avel import EventOptions
 from vidloc.heads.base import UNLABELLED, Batch, Head, Kept, StreamNeed
@@ -89,15 +91,10 @@ class DamEvent(Head):
         """Weighted sum of the losses of class and relevance."""
         pair = paired_rows(batch, positions=self.options.positions)
         probabilities, scores = self.outputs(pair.audio, pair.visual, pair.mask)
-        labels = batch.labels[self.label_task]
-        known = labels != UNLABELLED
-        real = known & (labels < len(self.events))
-        event = pair.inside(batch.samples) & real.unsqueeze(1)
-        mask = pair.mask & known.unsqueeze(1)
-        named = F.cross_entropy(
-            scores, torch.where(real, labels, UNLABELLED), ignore_index=UNLABELLED, reduction="sum"
-        ) / real.sum().clamp(min=1)
-        relevant = relevance_loss(probabilities, event, mask) if bool(mask.any()) else 0 * probabilities.sum()
+        targets = clip_targets(batch, pair, self.label_task, len(self.events))
+        named = row_loss(scores, targets.classes, targets.classes != UNLABELLED)
+        known = bool(targets.mask.any())
+        relevant = relevance_loss(probabilities, targets.event, targets.mask) if known else 0 * probabilities.sum()
         weight = self.options.class_weight
         return {"total": weight * named + (1 - weight) * relevant, "class": named, "relevance": relevant}
 
@@ -130,5 +127,4 @@ HEAD = DamEvent
 
 def event_or_background(probabilities: Tensor, scores: Tensor) -> Tensor:
     """`(batch, time)` the best class where p is at least a half, else the id after the classes'."""
-    best = scores.argmax(dim=-1, keepdim=True).expand_as(probabilities)
-    return torch.where(probabilities >= LEAST_RELEVANCE, best, scores.shape[-1])
+    return best_or_background(probabilities >= LEAST_RELEVANCE, scores, scores.shape[-1])

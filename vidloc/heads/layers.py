@@ -36,6 +36,18 @@ def masked_max(values: Tensor, mask: Tensor) -> Tensor:
     return values.masked_fill(~mask.unsqueeze(-1), -torch.inf).amax(dim=1)
 
 
+def masked_top_mean(values: Tensor, mask: Tensor, counts: Tensor) -> Tensor:
+    """Mean of the largest values of each output over the rows that the mask keeps, `(batch, outputs)`.
+
+    Args:
+        values: `(batch, rows, outputs)`.
+        counts: `(batch, 1)` int64, how many values are averaged; at most as many as there are rows, 0 gives 0.
+    """
+    ranked = values.masked_fill(~mask.unsqueeze(-1), -torch.inf).sort(dim=1, descending=True).values
+    kept = torch.arange(mask.shape[1], device=mask.device) < counts
+    return ranked.masked_fill(~kept.unsqueeze(-1), 0).sum(dim=1) / counts.clamp(min=1)
+
+
 def masked_softmax(scores: Tensor, mask: Tensor) -> Tensor:
     """Softmax over the last axis, exactly 0 where masked; each row needs at least one place that is not."""
     return torch.softmax(scores.masked_fill(~mask, -torch.inf), dim=-1)

@@ -17,6 +17,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
+from vidloc.heads.layers import masked_top_mean
+
 Negatives = Literal["hardest", "last"]
 _POOLED = 8  # a class of a video scores the mean of an eighth of its rows
 _LEAST_ROWS = 5  # shorter clips take no part in the loss of the video
@@ -76,10 +78,7 @@ def video_loss(logits: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
 
 def top_means(logits: Tensor, mask: Tensor) -> Tensor:
     """`(batch, outputs)` mean of the largest ceil(rows / 8) logits of each output over the rows of each clip."""
-    counts = -(-mask.sum(dim=1, keepdim=True) // _POOLED)
-    ranked = logits.masked_fill(~mask.unsqueeze(-1), -torch.inf).sort(dim=1, descending=True).values
-    kept = torch.arange(mask.shape[1], device=mask.device) < counts
-    return ranked.masked_fill(~kept.unsqueeze(-1), 0).sum(dim=1) / counts.clamp(min=1)
+    return masked_top_mean(logits, mask, -(-mask.sum(dim=1, keepdim=True) // _POOLED))
 
 
 def mined_rows(scores: Tensor, labelled: Tensor, mask: Tensor, *, ratio: float, negatives: Negatives) -> Tensor:
