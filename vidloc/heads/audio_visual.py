@@ -28,12 +28,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
+from vidloc.core.lanes import Curves, Lane, class_curves
 from vidloc.core.records import Prediction, Source
 from vidloc.core.timeline import Span
 from vidloc.errors import OptionError
 from vidloc.heads.base import UNLABELLED, Batch, RowBatch, Sample, StreamNeed
 
 BACKGROUND = "background"
+LEAST_RELEVANCE = 0.5  # of a row that belongs to the event
 AUDIO, VISUAL = "audio", "visual"
 MAPS: Mapping[str, StreamNeed] = {AUDIO: StreamNeed(("audio",)), VISUAL: StreamNeed(("clip",), rank=3)}
 TIAN = Source(
@@ -90,6 +92,39 @@ class PairedRows:
         """Centres of the real rows of each sample `(time,)`, and their part of `(batch, time, ...)` values."""
         for centers, own, mask in zip(self.centers.cpu(), values.double().cpu(), self.mask.cpu(), strict=True):
             yield centers[mask].numpy(), own[mask].numpy()
+
+
+def class_lanes(pair: PairedRows, scores: Tensor, events: Sequence[str]) -> list[tuple[Lane, ...]]:
+    """The probability of each class and of background over every clip.
+
+    Args:
+        scores: `(batch, time, classes + 1)` before the softmax.
+    """
+    shares = torch.softmax(scores.double(), dim=-1)
+    return [(class_curves("class probability", *own, (*events, BACKGROUND)),) for own in pair.of_samples(shares)]
+
+
+def relevance_lanes(
+    pair: PairedRows, relevance: Tensor, scores: Tensor, events: Sequence[str]
+) -> list[tuple[Lane, ...]]:
+    """Relevance of every row, and how it is divided among the classes of its clip; the rest is background's.
+
+    Args:
+        relevance: `(batch, time)` in [0, 1].
+        scores: `(batch, classes)` before the softmax; one more than there are events is background.
+    """
+    classes = torch.softmax(scores.double(), dim=-1)[:, : len(events)]
+    relevant = relevance.double().unsqueeze(-1)
+    divided = relevant * classes.unsqueeze(1)
+    values = torch.cat([relevant, divided, 1 - divided.sum(dim=-1, keepdim=True)], dim=-1)
+    names = (*events, BACKGROUND)
+    return [
+        (
+            Curves("relevance", times, {"relevance": own[:, 0]}, level=LEAST_RELEVANCE),
+            class_curves("relevance x class probability", times, own[:, 1:], names),
+        )
+        for times, own in pair.of_samples(values)
+    ]
 
 
 def paired_rows(batch: Batch, *, positions: int = 0) -> PairedRows:

@@ -29,17 +29,17 @@ from pydantic import BeforeValidator, Field
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from vidloc.core.lanes import Lane, class_curves
+from vidloc.core.lanes import Lane
 from vidloc.core.records import Prediction
 from vidloc.heads.audio_visual import (
     AUDIO,
-    BACKGROUND,
     MAPS,
     TIAN,
     VISUAL,
     GuidedAttention,
     MaskedBiLSTM,
     PairedRows,
+    class_lanes,
     event_classes,
     linear_layers,
     named_rows,
@@ -176,8 +176,7 @@ class Avel(Head):
     def lanes(self, batch: Batch, kept: Kept) -> list[tuple[Lane, ...]]:
         """The probability of each class and of background over the clip."""
         pair = self._paired(batch)
-        names, shares = (*self.events, BACKGROUND), torch.softmax(self.scores(pair).double(), dim=-1)
-        return [(class_curves("class probability", *own, names),) for own in pair.of_samples(shares)]
+        return class_lanes(pair, self.scores(pair), self.events)
 
     def _paired(self, batch: Batch) -> PairedRows:
         if len(batch.rows) == 1:  # one stream stands beside itself

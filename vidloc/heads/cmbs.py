@@ -29,6 +29,7 @@ import torch
 from pydantic import BeforeValidator, Field
 from torch import Tensor, nn
 
+from vidloc.core.lanes import Lane
 from vidloc.core.records import Prediction, Source
 from vidloc.heads.audio_visual import (
     AUDIO,
@@ -40,9 +41,10 @@ from vidloc.heads.audio_visual import (
     clip_targets,
     event_classes,
     paired_rows,
+    relevance_lanes,
     row_loss,
 )
-from vidloc.heads.base import UNLABELLED, Batch, Head, Share, StreamNeed, numbers
+from vidloc.heads.base import UNLABELLED, Batch, Head, Kept, Share, StreamNeed, numbers
 from vidloc.heads.cross_modal import (
     ChannelSpatialAttention,
     CrossModalOptions,
@@ -202,6 +204,12 @@ class Cmbs(Head):
         pair = paired_rows(batch, positions=self.options.positions)
         judged = self.outputs(pair)
         return relevant_rows(batch, pair, judged.relevance, judged.scores, self.events)
+
+    def lanes(self, batch: Batch, kept: Kept) -> list[tuple[Lane, ...]]:
+        """Relevance of every row with the threshold of an event, and how it is divided among the clip's classes."""
+        pair = paired_rows(batch, positions=self.options.positions)
+        judged = self.outputs(pair)
+        return relevance_lanes(pair, torch.sigmoid(judged.relevance), judged.scores, self.events)
 
     def _activation(self, visual: Tensor, audio: Tensor, mask: Tensor) -> Tensor:
         counts = mask.sum(dim=1, keepdim=True).clamp(max=self.options.top)

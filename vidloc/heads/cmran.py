@@ -28,6 +28,7 @@ import torch
 from pydantic import BeforeValidator, Field
 from torch import Tensor, nn
 
+from vidloc.core.lanes import Lane
 from vidloc.core.records import Prediction, Source
 from vidloc.heads.audio_visual import (
     AUDIO,
@@ -37,10 +38,11 @@ from vidloc.heads.audio_visual import (
     clip_targets,
     event_classes,
     paired_rows,
+    relevance_lanes,
     row_loss,
 )
 from vidloc.heads.avel import ClassLoss, Supervision, named_loss
-from vidloc.heads.base import UNLABELLED, Batch, Head, Share, StreamNeed, numbers
+from vidloc.heads.base import UNLABELLED, Batch, Head, Kept, Share, StreamNeed, numbers
 from vidloc.heads.cross_modal import (
     ChannelSpatialAttention,
     CrossModalOptions,
@@ -132,6 +134,12 @@ class Cmran(Head):
         """The clip's class or background for every row; the score is how sure the relevance is of that."""
         pair = paired_rows(batch, positions=self.options.positions)
         return relevant_rows(batch, pair, *self.outputs(pair), self.events)
+
+    def lanes(self, batch: Batch, kept: Kept) -> list[tuple[Lane, ...]]:
+        """Relevance of every row with the threshold of an event, and how it is divided among the clip's classes."""
+        pair = paired_rows(batch, positions=self.options.positions)
+        relevance, scores = self.outputs(pair)
+        return relevance_lanes(pair, torch.sigmoid(relevance), scores, self.events)
 
 
 HEAD = Cmran

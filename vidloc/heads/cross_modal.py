@@ -22,7 +22,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from vidloc.core.records import Prediction
 from vidloc.errors import OptionError
-from vidloc.heads.audio_visual import ClipTargets, PairedRows, best_or_background, named_rows
+from vidloc.heads.audio_visual import LEAST_RELEVANCE, ClipTargets, PairedRows, best_or_background, named_rows
 from vidloc.heads.avel import EventOptions
 from vidloc.heads.base import Batch
 
@@ -196,6 +196,6 @@ def relevant_rows(
         scores: `(batch, classes)`; of more classes than there are names, the one after the last is background.
     """
     probabilities = torch.sigmoid(relevance.double())
-    classes = best_or_background(probabilities > 0.5, scores, len(names))
+    classes = best_or_background(probabilities > LEAST_RELEVANCE, scores, len(names))
     surest = torch.where(classes < len(names), probabilities, 1 - probabilities)
     return named_rows(batch, pair, classes, surest, names)

@@ -19,11 +19,11 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from vidloc.core.lanes import Curves, Lane, class_curves
+from vidloc.core.lanes import Lane
 from vidloc.core.records import Prediction
 from vidloc.heads.audio_visual import (
     AUDIO,
-    BACKGROUND,
+    LEAST_RELEVANCE,
     MAPS,
     VISUAL,
     GuidedAttention,
@@ -33,14 +33,13 @@ from vidloc.heads.audio_visual import (
     event_classes,
     named_rows,
     paired_rows,
+    relevance_lanes,
     row_loss,
 )
 from vidloc.heads.avel import EventOptions
 from vidloc.heads.base import UNLABELLED, Batch, Head, Kept, StreamNeed
 from vidloc.heads.dam import WU, DualMatching, relevance, relevance_loss
 from vidloc.heads.sampling import AllRows, Sampling
-
-LEAST_RELEVANCE = 0.5  # of a second that belongs to the event
 
 
 class DamEventOptions(EventOptions):
@@ -110,16 +109,7 @@ class DamEvent(Head):
         """Relevance of every row with the threshold of an event, and how it is divided among the clip's classes."""
         pair = paired_rows(batch, positions=self.options.positions)
         probabilities, scores = self.outputs(pair.audio, pair.visual, pair.mask)
-        relevant, classes = probabilities.double().unsqueeze(-1), torch.softmax(scores.double(), dim=-1)
-        divided = torch.cat([relevant * classes.unsqueeze(1), 1 - relevant], dim=-1)
-        names = (*self.events, BACKGROUND)
-        return [
-            (
-                Curves("relevance", times, {"relevance": 1 - values[:, -1]}, level=LEAST_RELEVANCE),
-                class_curves("relevance x class probability", times, values, names),
-            )
-            for times, values in pair.of_samples(divided)
-        ]
+        return relevance_lanes(pair, probabilities, scores, self.events)
 
 
 HEAD = DamEvent

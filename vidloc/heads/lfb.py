@@ -34,12 +34,13 @@ import torch
 from pydantic import BeforeValidator, Field
 from torch import Tensor, nn
 
+from vidloc.core.lanes import Curves, Lane
 from vidloc.core.records import Prediction, Source
 from vidloc.errors import OptionError
 from vidloc.heads.bank import Bank
 from vidloc.heads.bank_operators import NonLocalOperator, average, maximum, normal_linear
 from vidloc.heads.bank_window import CLOCK_HZ, BankWindow, WindowRows, nearest_row, segment_frames
-from vidloc.heads.base import Batch, Head, SegmentOptions, Share, StreamNeed, numbers
+from vidloc.heads.base import Batch, Head, Kept, SegmentOptions, Share, StreamNeed, numbers
 from vidloc.heads.layers import label_losses
 from vidloc.heads.recognition import check_verb_noun, recognised
 from vidloc.heads.sampling import RowsAround, Sampling, SegmentRows
@@ -301,6 +302,14 @@ class LFB(Head):
             ]
         return found
 
+    def lanes(self, batch: Batch, kept: Kept) -> list[tuple[Lane, ...]]:
+        """Where in time each task's last block looks, of the operator `nl`; regions of one frame are added up."""
+        del kept
+        if self.options.fbo != "nl":
+            return [()] * len(batch)
+        found = self.attention(batch)
+        return [tuple(_attention_lane(task, own[k]) for task, own in found.items()) for k in range(len(batch))]
+
     def _outputs(self, batch: Batch, centers: Tensor) -> dict[str, tuple[Tensor, Tensor | None, WindowRows]]:
         """Logits, attention and rows of the bank, by task.
 
@@ -352,6 +361,12 @@ def bank_window(options: LFBOptions, role: str) -> BankWindow:
         top=options.max_per_frame if regions else 0,
         causal=options.mode == "causal",
     )
+
+
+def _attention_lane(task: str, attention: BankAttention) -> Curves:
+    times, frames = np.unique(attention.spans.double().mean(dim=1).numpy(), return_inverse=True)
+    weights = np.bincount(frames, attention.weights.double().numpy(), minlength=len(times)).astype(np.float64)
+    return Curves(f"attention to the {task} bank", times, {"attention": weights})
 
 
 def _banks_of(options: LFBOptions) -> tuple[str, ...]:

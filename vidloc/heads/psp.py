@@ -32,6 +32,7 @@ from pydantic import BeforeValidator, Field
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
+from vidloc.core.lanes import Lane
 from vidloc.core.records import Prediction, Source
 from vidloc.errors import OptionError
 from vidloc.heads.audio_visual import (
@@ -43,6 +44,7 @@ from vidloc.heads.audio_visual import (
     GuidedBy,
     MaskedBiLSTM,
     PairedRows,
+    class_lanes,
     clip_targets,
     event_classes,
     linear_layers,
@@ -53,7 +55,7 @@ from vidloc.heads.audio_visual import (
     xavier,
 )
 from vidloc.heads.avel import EventOptions, Supervision
-from vidloc.heads.base import UNLABELLED, Batch, Head, Share, StreamNeed, numbers
+from vidloc.heads.base import UNLABELLED, Batch, Head, Kept, Share, StreamNeed, numbers
 from vidloc.heads.layers import masked_mean
 from vidloc.heads.sampling import AllRows, Sampling
 from vidloc.heads.training import FitData
@@ -215,6 +217,11 @@ class Psp(Head):
         pair = paired_rows(batch, positions=self.options.positions)
         surest, classes = torch.softmax(self.outputs(pair)[0].double(), dim=-1).max(dim=-1)
         return named_rows(batch, pair, classes, surest, self.events)
+
+    def lanes(self, batch: Batch, kept: Kept) -> list[tuple[Lane, ...]]:
+        """The probability of each class and of background over the clip."""
+        pair = paired_rows(batch, positions=self.options.positions)
+        return class_lanes(pair, self.outputs(pair)[0], self.events)
 
     def _clip_labels(self, batch: Batch, targets: ClipTargets) -> Tensor:
         """`(batch, classes + 1)` what each clip is compared with; 0 throughout where its class is withheld."""
