@@ -30,7 +30,7 @@ EXIT_ERROR, EXIT_USAGE, EXIT_FAILURES = 1, 2, 3
 _COMMANDS: dict[str, tuple[str, str]] = {
     "extract": ("extract", "Run encoders over videos, into a feature store."),
     "import": ("importing", "Read features of other files into a feature store."),
-    "dataset": ("dataset", "Check a store against a dataset's annotations, before training."),
+    "dataset": ("dataset", "Labels from annotation tools; a store checked against annotations."),
     "train-head": ("train", "Train a head on the rows of one or more stores."),
     "predict": ("train", "Write a run's predictions for a split or a store."),
     "evaluate": ("train", "Score a run or a predictions.jsonl with the official metrics."),

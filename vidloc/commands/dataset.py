@@ -1,9 +1,10 @@
-"""`vidloc dataset`: a corpus's annotations, and whether a store fits them."""
+"""`vidloc dataset`: labels from annotation tools, and whether a store fits a corpus's annotations."""
 
 from __future__ import annotations
 
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -13,13 +14,70 @@ from vidloc.errors import AnnotationError
 _PATH = click.Path(path_type=Path)
 
 
-@click.group(short_help="Check a store against a dataset's annotations, before training.")
+@click.group(short_help="Labels from annotation tools; a store checked against annotations.")
 def dataset() -> None:
-    """Check a store against a dataset's annotations, before training.
+    """Turn exports of annotation tools into labels, and check a store against a dataset's annotations.
 
     \b
-    vidloc dataset check segments --store feats.zarr --annotations my.json
+    vidloc dataset convert annotated/*.eaf --tier actions --out labels.csv
+    vidloc dataset check segments --store feats.zarr --annotations labels.csv
     """
+
+
+@dataset.command(short_help="Labels from the exports of annotation tools (ELAN, VIA).")
+@click.argument("files", nargs=-1, required=True, type=_PATH, metavar="FILE...")
+@click.option("--out", required=True, type=_PATH, help="Csv file to write.")
+@click.option(
+    "--tier", "tiers", multiple=True, metavar="NAME", help="Tier (ELAN) or attribute (VIA) of the labels; repeatable."
+)
+@click.option(
+    "--to",
+    "target",
+    type=click.Choice(["segments", "points"]),
+    default="segments",
+    show_default=True,
+    help="Segments, or single frames: one time of each.",
+)
+@click.option(
+    "--at",
+    type=click.Choice(["start", "center"]),
+    default="start",
+    show_default=True,
+    help="With --to points: which time of a span.",
+)
+@click.option(
+    "--ids",
+    type=click.Choice(["name", "stem", "document"]),
+    default="name",
+    show_default=True,
+    help="Item ids: the media file's name, that without extension, or the annotation file's without.",
+)
+@click.option("--shift", "shift_s", type=float, default=0.0, metavar="SECONDS", help="Added to every time.")
+@click.option("--json", "as_json", is_flag=True, help="Print the report as one JSON document.")
+@click.pass_context
+def convert(
+    ctx: click.Context, files: tuple[Path, ...], out: Path, tiers: tuple[str, ...], target: Any, at: Any, ids: Any,
+    shift_s: float, as_json: bool,  # noqa: FBT001
+) -> None:  # fmt: skip
+    """Turn files of annotation tools into one csv of labels: ELAN (.eaf, tab-delimited .txt), VIA 3 (.json, .csv).
+
+    \b
+    vidloc dataset convert annotated/*.eaf --tier actions --out labels.csv
+    vidloc dataset convert project.json --tier action --to points --out frames.csv
+    vidloc train-head sfnet --store feats.zarr --dataset points --annotations frames.csv --out runs/sf
+
+    Segments are read by --dataset segments --annotations; single frames by --dataset points, or by --points beside the
+    segments of a corpus. Whatever is odd in the files is said. Exit code 3 where an annotation became no label.
+    """
+    from vidloc.pipelines.label_conversion import ConversionPlan, convert_labels, write_labels
+
+    found = convert_labels(ConversionPlan(files, tiers, target, at, ids, shift_s))
+    write_labels(found, out)
+    if as_json:
+        echo_json(found.as_json())
+    else:
+        click.echo("\n".join((f"Wrote {out}.", *found.lines())))
+    ctx.exit(EXIT_FAILURES if found.left_out else 0)
 
 
 @dataset.command()
