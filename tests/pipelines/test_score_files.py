@@ -62,6 +62,61 @@ def test_classes_of_videos(tmp_path):
     )
 
 
+CLIPS = [
+    {"item_id": "a", "start_s": 0, "end_s": 4, "label": "bell"},
+    {"item_id": "b", "start_s": 2, "end_s": 4, "label": "dog", "duration_s": 5},
+]
+
+
+def test_seconds_of_audio_visual_events(tmp_path):
+    made = [
+        {"item_id": "a", "start_s": 0, "end_s": 5, "label": "bell", "score": 0.9},
+        {"item_id": "a", "start_s": 4, "end_s": 10},
+        {"item_id": "b", "start_s": 0, "end_s": 5, "label": "bell", "score": 0.2},
+        {"item_id": "b", "start_s": 2, "end_s": 4, "label": "dog", "score": 0.8},
+    ]
+    found = json.loads(score(tmp_path, "av-event", made, CLIPS, "--json").stdout)["av_event"]
+    # Right: seconds 0-3 and 5-9 of a, where 4 is taken for the bell, and 2 and 3 of b; b's others are not background.
+    assert found["accuracy"] == pytest.approx(11 / 15)
+    assert found["event_accuracy"] == 1
+    assert found["background_accuracy"] == pytest.approx(5 / 9)
+    assert found["num_seconds"] == 15
+
+
+def test_starts_of_audio_visual_matching(tmp_path):
+    made = [
+        {"item_id": "a", "start_s": 0, "end_s": 4, "direction": "a2v"},
+        {"item_id": "a", "start_s": 1, "end_s": 5, "direction": "v2a"},
+        {"item_id": "b", "start_s": 2, "end_s": 4, "direction": "a2v"},
+        {"item_id": "b", "start_s": 2, "end_s": 4, "direction": "v2a"},
+    ]
+    found = json.loads(score(tmp_path, "av-matching", made, CLIPS, "--json").stdout)["av_matching"]
+    assert found["accuracy"] == {"a2v": 1, "v2a": 0.5, "mean": 0.75}
+    table = score(tmp_path, "av-matching", made, CLIPS)
+    assert table.exit_code == 0
+    assert "75.00 %" in table.stdout
+
+
+@pytest.mark.parametrize(
+    ("task", "made", "truth", "problem"),
+    [
+        ("av-event", CLIPS[:1], CLIPS, "1 of 2 clips have no prediction, such as b"),
+        ("av-event", [*CLIPS, {**CLIPS[0], "item_id": "z"}], CLIPS, "answers 'z', which is none of the 2 clips"),
+        ("av-event", [CLIPS[0], {**CLIPS[1], "label": "cat"}], CLIPS, "'cat', which is no class"),
+        ("av-event", CLIPS, [*CLIPS, CLIPS[0]], "two lines of clip 'a'; tell the clips of one item apart by `id`"),
+        ("av-event", CLIPS, [{**CLIPS[0], "end_s": 12}], "ends at 12 s, after its clip, which lasts 10 s"),
+        ("av-event", CLIPS, [{**CLIPS[0], "label": "background"}], "the class of seconds without an event"),
+        ("av-event", CLIPS, [{**CLIPS[0], "label": None}], "1 of 1 lines have no label"),
+        ("av-matching", CLIPS, CLIPS, "give it a direction, a2v or v2a"),
+        ("av-matching", [{**CLIPS[0], "direction": "up"}], CLIPS, "line 1: direction: Input should be 'a2v' or 'v2a'"),
+    ],
+)
+def test_lines_of_audio_visual_events_that_are_refused(tmp_path, task, made, truth, problem):
+    error = score(tmp_path, task, made, truth).exception
+    assert isinstance(error, OptionError)
+    assert problem in str(error)
+
+
 def test_predictions_of_other_classes_and_items_are_counted(tmp_path):
     more = [*MADE, {**MADE[0], "label": "jump"}, {**MADE[0], "item_id": "w"}]
     found = json.loads(score(tmp_path, "detection", more, TRUTH, "--json").stdout)

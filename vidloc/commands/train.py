@@ -158,7 +158,7 @@ def predict(
 @click.option("--annotations", type=_PATH, help="Annotations, where they have moved or there is no account.")
 @click.option(
     "--task",
-    type=click.Choice(["detection", "frame-detection", "classification"]),
+    type=click.Choice(["detection", "frame-detection", "classification", "av-event", "av-matching"]),
     help="Score two files instead of a run: --predictions against --truth.",
 )
 @click.option("--predictions", type=_PATH, help="With --task: JSON lines item_id, start_s, end_s, label, score.")
