@@ -470,6 +470,13 @@ class TestResume:
 
 
 class TestInterrupts:
+    @pytest.fixture(autouse=True)
+    def listening(self):
+        """Shells start background jobs with Ctrl-C ignored, and Python leaves it so."""
+        earlier = signal.signal(signal.SIGINT, signal.default_int_handler)
+        yield
+        signal.signal(signal.SIGINT, earlier)
+
     @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
     def test_the_item_at_hand_is_finished_and_the_rest_is_left(self, folder, tmp_path, number):
         handlers = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
