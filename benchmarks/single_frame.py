@@ -165,19 +165,18 @@ def main(
 
 def choose(plan: TrainPlan, choices: Sequence[str], seeds: Sequence[str], splits: tuple[str, str], folds: int) -> None:
     """Print mean AP on training items left out, a line for every choice of options."""
-    table = Table("options", *CHOSEN_BY, "mean")
-    for choice in choices:
-        asked = parse_pairs(choice.split(","), flag="--options")
-        means = [
-            statistics.fmean(
+    asked = {choice: parse_pairs(choice.split(","), flag="--options") for choice in choices}
+    click.echo(f"items of split {splits[0]!r} left out in {folds} folds; no other split is read")
+    for choice, options in asked.items():
+        means = {
+            where: statistics.fmean(
                 result["map"]
-                for result in results(replace(plan, options=sfnet_options(where, asked)), seeds, splits, folds)
+                for result in results(replace(plan, options=sfnet_options(where, options)), seeds, splits, folds)
             )
             for where in CHOSEN_BY
-        ]
-        table.add_row(choice, *(f"{mean:.3f}" for mean in (*means, statistics.fmean(means))))
-    Console().print(table)
-    Console().print(f"items of split {splits[0]!r} left out in {folds} folds; no other split was read")
+        }
+        shown = ", ".join(f"{where} {mean:.3f}" for where, mean in means.items())
+        click.echo(f"{choice}: {shown}, mean {statistics.fmean(means.values()):.3f}")
 
 
 if __name__ == "__main__":

@@ -15,8 +15,10 @@ from vidloc.errors import OptionError
 from vidloc.heads.bank import Bank
 from vidloc.heads.base import Batch, RowBatch, Sample
 from vidloc.heads.sampling import AllRows
-from vidloc.heads.sfnet import RELEASED, Clips, SFNet, SFNetOptions
+from vidloc.heads.sfnet import SFNet
+from vidloc.heads.single_frame_clips import Clips
 from vidloc.heads.single_frame_labels import row_borders
+from vidloc.heads.single_frame_options import RELEASED, SFNetOptions
 from vidloc.heads.training import FitData, predict_all, seeded
 from vidloc.testing.deterministic_fill import filled
 from vidloc.testing.head_checks import MemoryRecorder
@@ -331,7 +333,7 @@ def test_one_stream_of_rgb_and_flow_side_by_side():
     head = made({"joined": 6}, inputs="joined").eval()
     assert list(SFNet.needs_for(head.options)) == ["joined"]
     batch = next(bank(roles=("joined",)).batches(4))
-    features, _, _ = head._inputs(batch)
+    features, _, _ = head.inputs(batch)
     assert torch.equal(features["flow"], batch.rows["joined"].features[..., 3:])
     assert predict_all(head, bank(roles=("joined",)), batch=4) is not None
     with pytest.raises(OptionError, match="even width"):

@@ -154,8 +154,8 @@ def test_the_ceilings_of_the_grid_of_rows(shared, name, fps, least, expected):
     """Segments as a perfect classifier of rows would give them: snapped to the rows, neighbours joined."""
     pytest.importorskip("torch")
     from vidloc.core.timeline import TimeGrid
-    from vidloc.heads.sfnet import runs_above
     from vidloc.heads.single_frame_labels import row_borders, segment_counts
+    from vidloc.heads.single_frame_segments import runs_above
 
     annotations = read_labels(name, {"annotator": "1"}, shared / "data" / name)[1]
     truth = annotations.split("test")

@@ -33,8 +33,9 @@ from torchvision.models.video.resnet import BasicBlock, Bottleneck, Conv3DSimple
 
 from vidloc.core.records import Source
 from vidloc.extract.base import EncoderOptions, FrameSize
-from vidloc.extract.clip_classifier import ClassifierOptions, ClipClassifier, State
+from vidloc.extract.clip_classifier import ClassifierOptions, State
 from vidloc.extract.preparation import Preparation
+from vidloc.extract.video_resnet import VideoResNetEncoder
 
 NAMES = ("hara_r34", "hara_r50", "hara_resnext101")
 
@@ -133,15 +134,12 @@ class HaraOptions(ClassifierOptions):
     )
 
 
-class HaraResNet(ClipClassifier):
+class HaraResNet(VideoResNetEncoder):
     """Features of 16 frames."""
 
     Options = HaraOptions
     options: HaraOptions
-    network: VideoResNet
-    classifier = "fc.weight"
     published_classes = ()  # the order of theirs is in a file beside the weights
-    tap = "mean over the last map, before fc"
     source = Source(
         paper="Hara, Kataoka, Satoh. Can Spatiotemporal 3D CNNs Retrace the History of 2D CNNs and ImageNet? CVPR "
         "2018.",
@@ -161,18 +159,6 @@ class HaraResNet(ClipClassifier):
     def renamed(self, state: State) -> State:
         """The names of torchvision, from the authors'."""
         return {_torchvisions(name): tensor for name, tensor in state.items()}
-
-    def pooled(self, clips: torch.Tensor) -> torch.Tensor:
-        """See the base class."""
-        maps = clips
-        for name in ("stem", "layer1", "layer2", "layer3", "layer4", "avgpool"):
-            maps = self.network.get_submodule(name)(maps)
-        return maps
-
-    def classified(self, pooled: torch.Tensor) -> torch.Tensor:
-        """See the base class."""
-        scores: torch.Tensor = self.network.fc(pooled.flatten(1))
-        return scores
 
     @property
     def preparation(self) -> Preparation:

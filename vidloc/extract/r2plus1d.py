@@ -23,8 +23,9 @@ from torchvision.models.video.resnet import BasicBlock, Conv2Plus1D, R2Plus1dSte
 
 from vidloc.core.records import Source
 from vidloc.extract.base import EncoderOptions, FrameSize
-from vidloc.extract.clip_classifier import ClassifierOptions, ClipClassifier
+from vidloc.extract.clip_classifier import ClassifierOptions
 from vidloc.extract.preparation import KINETICS_MEAN, KINETICS_STD, Preparation
+from vidloc.extract.video_resnet import VideoResNetEncoder
 
 NAMES = ("r2plus1d_18", "r2plus1d_34_clip32", "r2plus1d_34_clip8")
 
@@ -77,15 +78,12 @@ class R2Plus1DOptions(ClassifierOptions):
     )
 
 
-class R2Plus1D(ClipClassifier):
+class R2Plus1D(VideoResNetEncoder):
     """R(2+1)D features, 512 numbers per clip."""
 
     Options = R2Plus1DOptions
     options: R2Plus1DOptions
-    network: VideoResNet
     num_features = 512
-    classifier = "fc.weight"
-    tap = "mean over the last map, before fc"
 
     def __init__(self, options: EncoderOptions, *, name: str, device: torch.device) -> None:
         super().__init__(options, name=name, device=device)
@@ -97,18 +95,6 @@ class R2Plus1D(ClipClassifier):
             network: VideoResNet = r2plus1d_18(num_classes=num_classes)
             return network
         return ig65m_34(num_classes)
-
-    def pooled(self, clips: torch.Tensor) -> torch.Tensor:
-        """See the base class."""
-        maps = clips
-        for name in ("stem", "layer1", "layer2", "layer3", "layer4", "avgpool"):
-            maps = self.network.get_submodule(name)(maps)
-        return maps
-
-    def classified(self, pooled: torch.Tensor) -> torch.Tensor:
-        """See the base class."""
-        scores: torch.Tensor = self.network.fc(pooled.flatten(1))
-        return scores
 
     @property
     def preparation(self) -> Preparation:

@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
@@ -32,7 +32,8 @@ from vidloc.core.lanes import Curves, Lane, class_curves
 from vidloc.core.records import Prediction, Source
 from vidloc.core.timeline import Span
 from vidloc.errors import OptionError
-from vidloc.heads.base import UNLABELLED, Batch, RowBatch, Sample, StreamNeed
+from vidloc.heads.base import UNLABELLED, Batch, Head, HeadOptions, RowBatch, Sample, StreamNeed
+from vidloc.heads.sampling import AllRows, Sampling
 
 BACKGROUND = "background"
 LEAST_RELEVANCE = 0.5  # of a row that belongs to the event
@@ -45,6 +46,18 @@ TIAN = Source(
 )
 
 GuidedBy = Literal["released", "paper"]
+
+
+class ClipHead(Head):
+    """A head that reads all rows of a clip, of sound and of picture, wherever its event is."""
+
+    unit = "segment"
+    needs: ClassVar[Mapping[str, StreamNeed]] = MAPS
+
+    @classmethod
+    def sampling(cls, options: HeadOptions) -> Mapping[str, Sampling]:
+        """All rows of the clip."""
+        return dict.fromkeys(cls.needs_for(options), AllRows())
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,7 +16,7 @@ Use it with `--dataset ave --protocol matching`, whose splits are not those of e
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import ClassVar, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -26,11 +26,20 @@ from torch import Tensor, nn
 
 from vidloc.core.lanes import Lane
 from vidloc.core.records import Prediction
-from vidloc.heads.audio_visual import AUDIO, MAPS, TIAN, VISUAL, PairedRows, linear_layers, paired_rows, xavier
-from vidloc.heads.base import Batch, Head, HeadOptions, Kept, StreamNeed
+from vidloc.heads.audio_visual import (
+    AUDIO,
+    MAPS,
+    TIAN,
+    VISUAL,
+    ClipHead,
+    PairedRows,
+    linear_layers,
+    paired_rows,
+    xavier,
+)
+from vidloc.heads.base import Batch, HeadOptions, Kept, StreamNeed
 from vidloc.heads.layers import masked_mean
 from vidloc.heads.matching import answers, diagonal_sums, match_lanes, query_rows
-from vidloc.heads.sampling import AllRows, Sampling
 
 _LEAST_SQUARE = 1e-7
 
@@ -55,12 +64,10 @@ class AvdlnOptions(MatchingOptions):
     margin: float = Field(2.0, gt=0, description="Distance from which rows of background add no loss.")
 
 
-class Avdln(Head):
+class Avdln(ClipHead):
     """Two small networks and the distance of what they give."""
 
     task = "crossmodal"
-    unit = "segment"
-    needs: ClassVar[Mapping[str, StreamNeed]] = MAPS
     Options = AvdlnOptions
     source = TIAN
 
@@ -79,11 +86,6 @@ class Avdln(Head):
     def needs_for(cls, options: MatchingOptions) -> Mapping[str, StreamNeed]:
         """Maps or vectors of pictures, as the options say."""
         return matching_needs(options)
-
-    @classmethod
-    def sampling(cls, options: AvdlnOptions) -> Mapping[str, Sampling]:
-        """All rows of the clip, wherever its event is."""
-        return dict.fromkeys(cls.needs_for(options), AllRows())
 
     def embedded(self, audio: Tensor, visual: Tensor) -> tuple[Tensor, Tensor]:
         """`(batch, time, 64)` of sound and of pictures, whose positions are averaged."""

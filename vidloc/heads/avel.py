@@ -22,7 +22,7 @@ here clips are shuffled, all take part, and DMRN starts afresh.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Literal
 
 import torch
 from pydantic import BeforeValidator, Field
@@ -33,9 +33,9 @@ from vidloc.core.lanes import Lane
 from vidloc.core.records import Prediction
 from vidloc.heads.audio_visual import (
     AUDIO,
-    MAPS,
     TIAN,
     VISUAL,
+    ClipHead,
     GuidedAttention,
     MaskedBiLSTM,
     PairedRows,
@@ -48,9 +48,8 @@ from vidloc.heads.audio_visual import (
     row_targets,
     xavier,
 )
-from vidloc.heads.base import UNLABELLED, Batch, Head, HeadOptions, Kept, Share, StreamNeed, numbers
+from vidloc.heads.base import UNLABELLED, Batch, HeadOptions, Kept, Share, StreamNeed, numbers
 from vidloc.heads.layers import masked_max, masked_mean
-from vidloc.heads.sampling import AllRows, Sampling
 
 _HIDDEN = 128
 
@@ -87,12 +86,10 @@ class AvelOptions(EventOptions):
     loss: ClassLoss = Field("cross_entropy", description="Loss; see the head's text.")
 
 
-class Avel(Head):
+class Avel(ClipHead):
     """Guided attention, two BiLSTMs, and their fusion."""
 
     task = "event"
-    unit = "segment"
-    needs: ClassVar[Mapping[str, StreamNeed]] = MAPS
     Options = AvelOptions
     source = TIAN.model_copy(
         update={
@@ -133,11 +130,6 @@ class Avel(Head):
         alone = {"audio": {AUDIO}, "visual": {VISUAL} if options.attention == "none" else set(cls.needs)}
         roles = alone.get(options.fusion, set(cls.needs))
         return {role: need for role, need in cls.needs.items() if role in roles}
-
-    @classmethod
-    def sampling(cls, options: AvelOptions) -> Mapping[str, Sampling]:
-        """All rows of the clip, wherever its event is."""
-        return dict.fromkeys(cls.needs_for(options), AllRows())
 
     def scores(self, pair: PairedRows) -> Tensor:
         """`(batch, time, classes + 1)` before softmax; the last is background."""

@@ -23,7 +23,7 @@ best` names a split. The weakly supervised form is another network and is not he
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, ClassVar, Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import torch
 from pydantic import BeforeValidator, Field
@@ -33,8 +33,8 @@ from vidloc.core.lanes import Lane
 from vidloc.core.records import Prediction, Source
 from vidloc.heads.audio_visual import (
     AUDIO,
-    MAPS,
     VISUAL,
+    ClipHead,
     ClipTargets,
     MaskedBiLSTM,
     PairedRows,
@@ -44,7 +44,7 @@ from vidloc.heads.audio_visual import (
     relevance_lanes,
     row_loss,
 )
-from vidloc.heads.base import UNLABELLED, Batch, Head, Kept, Share, StreamNeed, numbers
+from vidloc.heads.base import UNLABELLED, Batch, Kept, Share, numbers
 from vidloc.heads.cross_modal import (
     ChannelSpatialAttention,
     CrossModalOptions,
@@ -56,7 +56,6 @@ from vidloc.heads.cross_modal import (
     relevant_rows,
 )
 from vidloc.heads.layers import masked_max, masked_top_mean
-from vidloc.heads.sampling import AllRows, Sampling
 
 _HIDDEN = 256
 _DROPOUT = 0.2
@@ -119,12 +118,10 @@ class SelfAttention(nn.Module):
         return maps, attended(maps, self.products(maps), self.guide(maps.mean(dim=-2)), self.spatial)
 
 
-class Cmbs(Head):
+class Cmbs(ClipHead):
     """CMRAN with gates by which each modality dampens the other where it finds background."""
 
     task = "event"
-    unit = "segment"
-    needs: ClassVar[Mapping[str, StreamNeed]] = MAPS
     Options = CmbsOptions
     source = Source(
         paper="Xia and Zhao, Cross-modal Background Suppression for Audio-Visual Event Localization, CVPR 2022",
@@ -153,11 +150,6 @@ class Cmbs(Head):
             FusedRows(width, heads=options.heads, dropout=_DROPOUT) for _ in range(2)
         )
         self.relevance, self.classifier = nn.Linear(width, 1), nn.Linear(width, len(self.events))
-
-    @classmethod
-    def sampling(cls, options: CmbsOptions) -> Mapping[str, Sampling]:
-        """All rows of the clip, wherever its event is."""
-        return dict.fromkeys(cls.needs_for(options), AllRows())
 
     def seen(self, audio: Tensor, visual: Tensor) -> Tensor:
         """`(..., visual)`, pictures attended by the sound and by themselves."""

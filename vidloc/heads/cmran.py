@@ -22,7 +22,7 @@ split; here it is the last unless `--select best` names a split.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, ClassVar
+from typing import Annotated
 
 import torch
 from pydantic import BeforeValidator, Field
@@ -32,8 +32,8 @@ from vidloc.core.lanes import Lane
 from vidloc.core.records import Prediction, Source
 from vidloc.heads.audio_visual import (
     AUDIO,
-    MAPS,
     VISUAL,
+    ClipHead,
     PairedRows,
     clip_targets,
     event_classes,
@@ -42,7 +42,7 @@ from vidloc.heads.audio_visual import (
     row_loss,
 )
 from vidloc.heads.avel import ClassLoss, Supervision, named_loss
-from vidloc.heads.base import UNLABELLED, Batch, Head, Kept, Share, StreamNeed, numbers
+from vidloc.heads.base import UNLABELLED, Batch, Kept, Share, numbers
 from vidloc.heads.cross_modal import (
     ChannelSpatialAttention,
     CrossModalOptions,
@@ -53,7 +53,6 @@ from vidloc.heads.cross_modal import (
     relevant_rows,
 )
 from vidloc.heads.layers import masked_max
-from vidloc.heads.sampling import AllRows, Sampling
 
 
 class CmranOptions(CrossModalOptions):
@@ -71,12 +70,10 @@ class CmranOptions(CrossModalOptions):
     loss: ClassLoss = Field("cross_entropy", description="Loss of the clip's class (weak); see the head's text.")
 
 
-class Cmran(Head):
+class Cmran(ClipHead):
     """Attention, relations within and across the modalities, and their fusion."""
 
     task = "event"
-    unit = "segment"
-    needs: ClassVar[Mapping[str, StreamNeed]] = MAPS
     Options = CmranOptions
     source = Source(
         paper="Xu et al., Cross-Modal Relation-Aware Networks for Audio-Visual Event Localization, ACM MM 2020",
@@ -102,11 +99,6 @@ class Cmran(Head):
         self.fused = FusedRows(options.width, heads=2 if self.weak else options.heads)
         self.relevance = nn.Linear(options.width, 1)
         self.classifier = nn.Linear(options.width, len(self.events) + self.weak)
-
-    @classmethod
-    def sampling(cls, options: CmranOptions) -> Mapping[str, Sampling]:
-        """All rows of the clip, wherever its event is."""
-        return dict.fromkeys(cls.needs_for(options), AllRows())
 
     def outputs(self, pair: PairedRows) -> tuple[Tensor, Tensor]:
         """`(batch, time)` relevance and `(batch, classes)` scores, both before any squashing; weak, with background."""

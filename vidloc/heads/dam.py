@@ -17,7 +17,6 @@ Use it with `--dataset ave --protocol matching`, whose splits are not those of e
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import ClassVar
 
 import numpy as np
 import torch
@@ -29,12 +28,11 @@ from torch.nn import functional as F  # noqa: N812
 from vidloc.core.lanes import Curves, Lane
 from vidloc.core.records import Prediction, Source
 from vidloc.errors import OptionError
-from vidloc.heads.audio_visual import AUDIO, MAPS, VISUAL, PairedRows, paired_rows
+from vidloc.heads.audio_visual import AUDIO, VISUAL, ClipHead, PairedRows, paired_rows
 from vidloc.heads.avdln import MatchingOptions, matching_needs
-from vidloc.heads.base import Batch, Head, Kept, StreamNeed
+from vidloc.heads.base import Batch, Kept, StreamNeed
 from vidloc.heads.layers import masked_mean
 from vidloc.heads.matching import DIRECTIONS, answers, match_lanes, query_rows, window_sums
-from vidloc.heads.sampling import AllRows, Sampling
 
 _LEAST = 1e-7
 WU = Source(
@@ -100,12 +98,10 @@ class DualMatching(nn.Module):
         return relevance(picture, sounds), relevance(sound, pictures)
 
 
-class Dam(Head):
+class Dam(ClipHead):
     """Dual attention matching of an excerpt of one modality with the other."""
 
     task = "crossmodal"
-    unit = "segment"
-    needs: ClassVar[Mapping[str, StreamNeed]] = MAPS
     Options = DamOptions
     source = WU
 
@@ -119,11 +115,6 @@ class Dam(Head):
     def needs_for(cls, options: DamOptions) -> Mapping[str, StreamNeed]:
         """Maps or vectors of pictures, as the options say."""
         return matching_needs(options)
-
-    @classmethod
-    def sampling(cls, options: DamOptions) -> Mapping[str, Sampling]:
-        """All rows of the clip, wherever its event is."""
-        return dict.fromkeys(cls.needs_for(options), AllRows())
 
     def relevances(self, pair: PairedRows, event: Tensor) -> tuple[Tensor, Tensor]:
         """`(batch, time)` p^A and p^V, with `event` the rows of the excerpts."""

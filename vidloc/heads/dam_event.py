@@ -13,7 +13,6 @@ A clip without any second of its event keeps its class. Clips of background alon
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import ClassVar
 
 import torch
 from pydantic import Field
@@ -24,8 +23,8 @@ from vidloc.core.records import Prediction
 from vidloc.heads.audio_visual import (
     AUDIO,
     LEAST_RELEVANCE,
-    MAPS,
     VISUAL,
+    ClipHead,
     GuidedAttention,
     GuidedBy,
     best_or_background,
@@ -37,9 +36,8 @@ from vidloc.heads.audio_visual import (
     row_loss,
 )
 from vidloc.heads.avel import EventOptions
-from vidloc.heads.base import UNLABELLED, Batch, Head, Kept, StreamNeed
+from vidloc.heads.base import UNLABELLED, Batch, Kept
 from vidloc.heads.dam import WU, DualMatching, relevance, relevance_loss
-from vidloc.heads.sampling import AllRows, Sampling
 
 
 class DamEventOptions(EventOptions):
@@ -54,12 +52,10 @@ class DamEventOptions(EventOptions):
     class_weight: float = Field(0.5, ge=0, le=1, description="Lambda: weight of the class beside relevance.")
 
 
-class DamEvent(Head):
+class DamEvent(ClipHead):
     """Relevance of every row, and one class of the clip."""
 
     task = "event"
-    unit = "segment"
-    needs: ClassVar[Mapping[str, StreamNeed]] = MAPS
     Options = DamEventOptions
     source = WU
 
@@ -73,11 +69,6 @@ class DamEvent(Head):
         )
         self.matching = DualMatching(dims[AUDIO], dims[VISUAL], width=options.width, heads=options.heads)
         self.classifier = nn.Linear(2 * options.width, len(self.events))
-
-    @classmethod
-    def sampling(cls, options: DamEventOptions) -> Mapping[str, Sampling]:
-        """All rows of the clip, wherever its event is."""
-        return dict.fromkeys(cls.needs_for(options), AllRows())
 
     def outputs(self, audio: Tensor, visual: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """`(batch, time)` p and `(batch, classes)` scores, from rows of sound and maps of pictures."""

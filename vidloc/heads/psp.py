@@ -25,7 +25,7 @@ The authors choose the epoch by the test split; here it is the last unless `--se
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Literal
 
 import torch
 from pydantic import BeforeValidator, Field
@@ -37,8 +37,8 @@ from vidloc.core.records import Prediction, Source
 from vidloc.errors import OptionError
 from vidloc.heads.audio_visual import (
     AUDIO,
-    MAPS,
     VISUAL,
+    ClipHead,
     ClipTargets,
     GuidedAttention,
     GuidedBy,
@@ -55,9 +55,8 @@ from vidloc.heads.audio_visual import (
     xavier,
 )
 from vidloc.heads.avel import EventOptions, Supervision
-from vidloc.heads.base import UNLABELLED, Batch, Head, Kept, Share, StreamNeed, numbers
+from vidloc.heads.base import UNLABELLED, Batch, Kept, Share, numbers
 from vidloc.heads.layers import masked_mean
-from vidloc.heads.sampling import AllRows, Sampling
 from vidloc.heads.training import FitData
 
 _HIDDEN = 128
@@ -134,12 +133,10 @@ class Propagation(nn.Module):
         return shares if self.weak else shares / (shares.sum(dim=-1, keepdim=True) + _LEAST_SUM)
 
 
-class Psp(Head):
+class Psp(ClipHead):
     """Guided attention, two BiLSTMs, propagation between them, and their mean."""
 
     task = "event"
-    unit = "segment"
-    needs: ClassVar[Mapping[str, StreamNeed]] = MAPS
     Options = PspOptions
     source = Source(
         paper="Zhou et al., Positive Sample Propagation along the Audio-Visual Event Line, CVPR 2021",
@@ -170,11 +167,6 @@ class Psp(Head):
         if self.weak:
             self.weighting = nn.Linear(len(self.events) + 1, 1, bias=False)
         xavier(self.L1, self.L2, *linear_layers(self.attention))
-
-    @classmethod
-    def sampling(cls, options: PspOptions) -> Mapping[str, Sampling]:
-        """All rows of the clip, wherever its event is."""
-        return dict.fromkeys(cls.needs_for(options), AllRows())
 
     def prepare(self, data: FitData) -> None:
         """Refuse to learn shares from spans that do not tell them.
